@@ -1,0 +1,31 @@
+# What every target of ours has in common: the language, the warnings, the sanitizers.
+
+find_program(TRAINER_CCACHE ccache)
+mark_as_advanced(TRAINER_CCACHE)
+if(PROJECT_IS_TOP_LEVEL AND TRAINER_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  # ccache reads a precompiled header only when told that its time stamp and macros do not matter.
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${TRAINER_CCACHE})
+endif()
+
+function(trainer_target_defaults target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+                         $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
+  if(TRAINER_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(TRAINER_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${TRAINER_SANITIZE} -fno-omit-frame-pointer)
+    target_link_options(${target} PRIVATE -fsanitize=${TRAINER_SANITIZE})
+  endif()
+endfunction()
+
+# trainer_plugin(NAME SOURCES...): a plug-in that YAML names as `plugins: [NAME]`.
+function(trainer_plugin name)
+  add_library(${name} MODULE ${ARGN})
+  trainer_target_defaults(${name})
+  target_link_libraries(${name} PRIVATE trainer::trainer)
+  set_target_properties(${name} PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib/trainer/plugins)
+  target_precompile_headers(${name} REUSE_FROM trainer_user_pch)
+endfunction()
