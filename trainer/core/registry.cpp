@@ -1,0 +1,149 @@
+#include <trainer/core/registry.h>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+
+#include <fmt/format.h>
+
+#include <trainer/core/error.h>
+
+namespace trainer {
+namespace registry {
+namespace {
+
+using Classes = std::map<std::string, std::shared_ptr<const ClassInfo>, std::less<>>;
+
+struct State {
+  std::mutex mutex;
+  std::map<std::string, Classes, std::less<>> kinds;
+  std::string origin = "this program";
+};
+
+// Lives here, in the one shared library, so that plug-ins and the program see the same classes.
+State& state() {
+  static State instance;
+  return instance;
+}
+
+}  // namespace
+
+bool add(std::string_view kind, ClassInfo info) {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  Classes& classes = state().kinds[std::string(kind)];
+  info.origin = state().origin;
+  const std::string name = info.name;
+  const auto [existing, is_new] = classes.emplace(name, std::make_shared<const ClassInfo>(std::move(info)));
+  if (!is_new) {
+    throw UsageError(fmt::format("the {} '{}' is registered twice (first by {}). Rename one of them.", kind, name,
+                                 existing->second->origin));
+  }
+  return true;
+}
+
+std::shared_ptr<const ClassInfo> find(std::string_view kind, std::string_view name) {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  const auto classes = state().kinds.find(kind);
+  if (classes == state().kinds.end()) {
+    return nullptr;
+  }
+  for (const auto& [class_name, info] : classes->second) {
+    if (class_name == name || std::find(info->aliases.begin(), info->aliases.end(), name) != info->aliases.end()) {
+      return info;
+    }
+  }
+  return nullptr;
+}
+
+std::vector<std::shared_ptr<const ClassInfo>> list(std::string_view kind) {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  std::vector<std::shared_ptr<const ClassInfo>> all;
+  if (const auto classes = state().kinds.find(kind); classes != state().kinds.end()) {
+    for (const auto& [name, info] : classes->second) {
+      all.push_back(info);
+    }
+  }
+  return all;
+}
+
+std::string unknown_class(std::string_view kind, std::string_view name) {
+  std::vector<std::string> names;
+  for (const auto& info : list(kind)) {
+    names.push_back(info->name);
+    names.insert(names.end(), info->aliases.begin(), info->aliases.end());
+  }
+  return fmt::format(
+      "unknown {} '{}'.{} `trainer list` shows what there is; a class of a plug-in needs `plugins: [name]` or "
+      "--plugin.",
+      kind, name, config::did_you_mean(name, names));
+}
+
+OriginScope::OriginScope(std::string origin) {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  state().origin = std::move(origin);
+}
+
+OriginScope::~OriginScope() {
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  state().origin = "this program";
+}
+
+}  // namespace registry
+
+namespace detail {
+
+std::shared_ptr<const ClassInfo> read_spec(std::string_view kind, const config::Node& node, const std::string& path,
+                                           config::Diagnostics& diagnostics, std::string& class_path,
+                                           config::Node& init_args) {
+  const config::Node* name = &node;
+  config::Node args = config::Node::map();
+  std::string args_path = path;
+  if (node.is_map()) {
+    config::detail::check_keys(node, path, {"class_path", "init_args"}, diagnostics);
+    name = node.find("class_path");
+    if (name == nullptr) {
+      diagnostics.add(node.mark, path, fmt::format("needs class_path, the name of a {}.", kind));
+      return nullptr;
+    }
+    if (const config::Node* given = node.find("init_args"); given != nullptr && !given->is_null()) {
+      args = *given;
+      args_path = config::detail::join(path, "init_args");
+    } else {
+      args.mark = node.mark;
+    }
+  } else {
+    args.mark = node.mark;
+  }
+  if (!name->is_scalar()) {
+    diagnostics.add(name->mark, path,
+                    fmt::format("is {}, not a {}. Write its name, or {{class_path: ..., init_args: {{...}}}}.",
+                                name->describe(), kind));
+    return nullptr;
+  }
+  const auto info = registry::find(kind, name->text());
+  if (info == nullptr) {
+    diagnostics.add(name->mark, path, registry::unknown_class(kind, name->text()));
+    return nullptr;
+  }
+  class_path = info->name;
+  init_args = info->resolve(args, args_path, diagnostics);
+  return info;
+}
+
+config::Node write_spec(const std::string& class_path, const config::Node& init_args) {
+  config::Node node = config::Node::map();
+  node.set("class_path", config::Node::scalar(class_path));
+  node.set("init_args", init_args);
+  return node;
+}
+
+std::shared_ptr<const ClassInfo> find_class(std::string_view kind, const std::string& name) {
+  const auto info = registry::find(kind, name);
+  if (info == nullptr) {
+    throw ConfigError(registry::unknown_class(kind, name));
+  }
+  return info;
+}
+
+}  // namespace detail
+}  // namespace trainer

@@ -1,0 +1,176 @@
+#pragma once
+// Classes by name. YAML names a class (`class_path: EarlyStopping`) and gives its arguments (`init_args`); a Spec is
+// that pair as a value that can be printed, stored in config.yaml, and turned into an object.
+//
+// A class is registered for its kind, which its base names: `using Base = Callback;` and
+// `static constexpr const char* kKind = "callback";`. Its constructor takes a nested struct `Init` with fields(), or
+// nothing. Built-in classes are registered in builtins.cpp; yours by TRAINER_REGISTER_CLASS in your program or plug-in.
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <trainer/core/config.h>
+
+namespace trainer {
+
+/// What is known about a registered class.
+struct ClassInfo {
+  std::string name;
+  std::string doc = {};                    // T::kDoc where the class has one
+  std::vector<std::string> aliases = {};   // short names that YAML may use, as "ddp" for "DDP"
+  std::string origin = "";                 // "built in", the program, or the plug-in; set by add()
+  std::vector<config::FieldInfo> fields = {};
+  /// Checks `init_args` and completes them with the defaults.
+  std::function<config::Node(const config::Node& init_args, const std::string& path, config::Diagnostics&)> resolve;
+  /// Makes the object from resolved arguments; the pointer is to the kind's base.
+  std::function<std::shared_ptr<void>(const config::Node& init_args)> create;
+};
+
+namespace registry {
+
+/// Adds a class. Throws UsageError when the kind has another class of that name.
+bool add(std::string_view kind, ClassInfo info);
+
+/// The class with this name or alias, or nullptr.
+std::shared_ptr<const ClassInfo> find(std::string_view kind, std::string_view name);
+
+/// All classes of a kind by name.
+std::vector<std::shared_ptr<const ClassInfo>> list(std::string_view kind);
+
+/// "unknown callback 'X'. Did you mean 'Y'?" with what to do next.
+std::string unknown_class(std::string_view kind, std::string_view name);
+
+/// Classes added while this object lives come from the plug-in `origin`.
+class OriginScope {
+ public:
+  explicit OriginScope(std::string origin);
+  OriginScope(const OriginScope&) = delete;
+  OriginScope& operator=(const OriginScope&) = delete;
+  ~OriginScope();
+};
+
+}  // namespace registry
+
+/// Describes T for the registry, and for a Spec that is made in code.
+template <class T>
+ClassInfo class_info(std::string name = std::string(config::type_name<T>())) {
+  using Base = typename T::Base;
+  ClassInfo info{std::move(name)};
+  if constexpr (requires { T::kDoc; }) {
+    info.doc = T::kDoc;
+  }
+  if constexpr (requires { typename T::Init; }) {
+    using Init = typename T::Init;
+    info.fields = config::describe<Init>();
+    info.resolve = [](const config::Node& args, const std::string& path, config::Diagnostics& diagnostics) {
+      return config::write(config::read<Init>(args, path, diagnostics));
+    };
+    info.create = [](const config::Node& args) -> std::shared_ptr<void> {
+      config::Diagnostics diagnostics;
+      auto init = config::read<Init>(args, "init_args", diagnostics);
+      diagnostics.throw_if_any();
+      return std::shared_ptr<Base>(std::make_shared<T>(std::move(init)));
+    };
+  } else {
+    info.resolve = [](const config::Node& args, const std::string& path, config::Diagnostics& diagnostics) {
+      config::detail::check_keys(args, path, {}, diagnostics);
+      return config::Node::map();
+    };
+    info.create = [](const config::Node&) -> std::shared_ptr<void> {
+      return std::shared_ptr<Base>(std::make_shared<T>());
+    };
+  }
+  return info;
+}
+
+/// Registers T under its own name and, if given, short names.
+template <class T>
+bool register_class(std::vector<std::string> aliases = {}) {
+  ClassInfo info = class_info<T>();
+  info.aliases = std::move(aliases);
+  return registry::add(T::Base::kKind, std::move(info));
+}
+
+namespace detail {
+/// Reads a Spec's node: a name, or {class_path, init_args}. Completes init_args. Returns the class, or nullptr after
+/// adding to `diagnostics`.
+std::shared_ptr<const ClassInfo> read_spec(std::string_view kind, const config::Node& node, const std::string& path,
+                                           config::Diagnostics& diagnostics, std::string& class_path,
+                                           config::Node& init_args);
+config::Node write_spec(const std::string& class_path, const config::Node& init_args);
+std::shared_ptr<const ClassInfo> find_class(std::string_view kind, const std::string& name);
+}  // namespace detail
+
+/// A class and its arguments, as a value.
+template <class Base>
+struct Spec {
+  std::string class_path;
+  config::Node init_args = config::Node::map();
+  std::shared_ptr<const ClassInfo> info = nullptr;  // known at once for use<T>(); else looked up by name
+
+  Spec() = default;
+  Spec(const char* name) : class_path(name) {}  // NOLINT: `.strategy = "ddp"` is how it is meant to be written
+  Spec(std::string name, config::Node args) : class_path(std::move(name)), init_args(std::move(args)) {}
+
+  /// Makes the object. Throws ConfigError for an unknown class or bad arguments.
+  std::shared_ptr<Base> create() const {
+    const auto found = info ? info : detail::find_class(Base::kKind, class_path);
+    config::Diagnostics diagnostics;
+    const auto resolved = found->resolve(init_args, found->name, diagnostics);
+    diagnostics.throw_if_any();
+    return std::static_pointer_cast<Base>(found->create(resolved));
+  }
+};
+
+namespace detail {
+template <class T, class = void>
+struct InitOf {
+  struct Type {};
+};
+template <class T>
+struct InitOf<T, std::void_t<typename T::Init>> {
+  using Type = typename T::Init;
+};
+}  // namespace detail
+
+/// A Spec of T made in code; T needs no registration: `use<EarlyStopping>({.monitor = "val_loss"})`.
+template <class T>
+Spec<typename T::Base> use(typename detail::InitOf<T>::Type init = {}) {
+  Spec<typename T::Base> spec;
+  spec.info = std::make_shared<const ClassInfo>(class_info<T>());
+  spec.class_path = spec.info->name;
+  if constexpr (requires { typename T::Init; }) {
+    spec.init_args = config::write(init);
+  }
+  return spec;
+}
+
+namespace config {
+
+template <class Base>
+struct Codec<Spec<Base>> {
+  static std::string type() { return std::string(Base::kKind); }
+  static void read(const Node& n, const std::string& path, Diagnostics& d, Spec<Base>& out) {
+    out.info = trainer::detail::read_spec(Base::kKind, n, path, d, out.class_path, out.init_args);
+  }
+  static Node write(const Spec<Base>& value) {
+    return trainer::detail::write_spec(value.class_path, value.init_args);
+  }
+};
+
+}  // namespace config
+}  // namespace trainer
+
+#define TRAINER_DETAIL_CONCAT2(a, b) a##b
+#define TRAINER_DETAIL_CONCAT(a, b) TRAINER_DETAIL_CONCAT2(a, b)
+
+/// Registers a class of your program or plug-in for its kind; stands in a .cpp file, outside any function.
+#define TRAINER_REGISTER_CLASS(T) \
+  [[maybe_unused]] static const bool TRAINER_DETAIL_CONCAT(registered_, __LINE__) = ::trainer::register_class<T>()
+#define TRAINER_REGISTER_MODULE(T) TRAINER_REGISTER_CLASS(T)
+#define TRAINER_REGISTER_DATA_MODULE(T) TRAINER_REGISTER_CLASS(T)
+#define TRAINER_REGISTER_CALLBACK(T) TRAINER_REGISTER_CLASS(T)
+#define TRAINER_REGISTER_LOGGER(T) TRAINER_REGISTER_CLASS(T)
