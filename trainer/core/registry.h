@@ -24,9 +24,9 @@ struct ClassInfo {
   std::string origin = "";                 // "built in", the program, or the plug-in; set by add()
   std::vector<config::FieldInfo> fields = {};
   /// Checks `init_args` and completes them with the defaults.
-  std::function<config::Node(const config::Node& init_args, const std::string& path, config::Diagnostics&)> resolve;
+  std::function<config::Node(const config::Node& init_args, const std::string& path, config::Diagnostics&)> resolve = {};
   /// Makes the object from resolved arguments; the pointer is to the kind's base.
-  std::function<std::shared_ptr<void>(const config::Node& init_args)> create;
+  std::function<std::shared_ptr<void>(const config::Node& init_args)> create = {};
 };
 
 namespace registry {
@@ -58,7 +58,8 @@ class OriginScope {
 template <class T>
 ClassInfo class_info(std::string name = std::string(config::type_name<T>())) {
   using Base = typename T::Base;
-  ClassInfo info{std::move(name)};
+  ClassInfo info;
+  info.name = std::move(name);
   if constexpr (requires { T::kDoc; }) {
     info.doc = T::kDoc;
   }

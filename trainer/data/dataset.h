@@ -1,0 +1,68 @@
+#pragma once
+// A data set: a number of samples that can be fetched by index, from any thread, in any order.
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include <torch/types.h>
+
+#include <trainer/core/batch.h>
+
+namespace trainer {
+
+/// Derive from it and override size() and get(), or get_batch() where many samples are fetched faster at once.
+/// get() and get_batch() are called from loader threads, several at a time: they must not change the object.
+class Dataset {
+ public:
+  virtual ~Dataset() = default;
+
+  virtual int64_t size() const = 0;
+
+  /// One sample; its tensors have no batch dimension. Throws UsageError where only get_batch() is overridden.
+  virtual Batch get(int64_t index) const;
+
+  /// The samples at `indices`, stacked: [indices.size(), ...]. The default stacks what get() returns and throws
+  /// UsageError, naming both samples, when shapes differ.
+  virtual Batch get_batch(std::span<const int64_t> indices) const;
+};
+
+/// Samples that lie in memory: tensors with an equal first dimension, [size, ...] each.
+class TensorDataset : public Dataset {
+ public:
+  /// Throws DataError when the tensors are empty or their first dimensions differ.
+  explicit TensorDataset(std::vector<torch::Tensor> tensors, std::vector<std::string> names = {});
+
+  int64_t size() const override { return size_; }
+  Batch get(int64_t index) const override;
+  Batch get_batch(std::span<const int64_t> indices) const override;
+
+ private:
+  std::vector<torch::Tensor> tensors_;  // contiguous, on the processor
+  std::vector<std::string> names_;
+  int64_t size_ = 0;
+};
+
+/// The part of another data set at given indices.
+class Subset : public Dataset {
+ public:
+  /// Throws UsageError for an index outside of the data set.
+  Subset(std::shared_ptr<const Dataset> dataset, std::vector<int64_t> indices);
+
+  int64_t size() const override { return static_cast<int64_t>(indices_.size()); }
+  Batch get(int64_t index) const override;
+  Batch get_batch(std::span<const int64_t> indices) const override;
+
+ private:
+  std::shared_ptr<const Dataset> dataset_;
+  std::vector<int64_t> indices_;
+};
+
+/// Splits a data set at random into parts of the given fractions (which add up to 1); the same seed gives the same
+/// parts on every machine. Throws UsageError for fractions that do not add up, DataError when a part would be empty.
+std::vector<std::shared_ptr<Subset>> random_split(std::shared_ptr<const Dataset> dataset,
+                                                  const std::vector<double>& fractions, uint64_t seed);
+
+}  // namespace trainer

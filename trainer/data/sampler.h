@@ -1,0 +1,27 @@
+#pragma once
+// The order of samples: a pure function of (seed, epoch, position), so that any thread, rank or resumed run can ask
+// for any part of it without having seen the rest.
+
+#include <cstdint>
+
+namespace trainer {
+
+/// A permutation of 0..size-1 that is computed element by element, in O(1) time and memory each.
+///
+/// Source: cycle-walking over a balanced Feistel network, Black and Rogaway 2002, "Ciphers with Arbitrary Finite
+/// Domains", doi:10.1007/3-540-45760-7_9.
+class Permutation {
+ public:
+  Permutation(int64_t size, uint64_t seed);
+  /// The element at `position` (0 <= position < size).
+  int64_t operator[](int64_t position) const;
+  int64_t size() const { return size_; }
+
+ private:
+  static constexpr int kRounds = 6;
+  int64_t size_;
+  int half_bits_;
+  uint64_t keys_[kRounds];
+};
+
+}  // namespace trainer

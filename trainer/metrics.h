@@ -1,0 +1,108 @@
+#pragma once
+// What log() collects: the value of the last step, and the exact reduction over an epoch.
+//
+// A value on the processor is read at once; a value on another device stays there, is accumulated there, and comes
+// back in one copy when metrics are written. Means are weighted by samples: sum(value * batch_size) / sum(batch_size).
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include <nlohmann/json_fwd.hpp>
+#include <torch/types.h>
+
+#include <trainer/logger.h>
+#include <trainer/strategy.h>
+
+namespace trainer {
+
+enum class ReduceFx { kMean, kSum, kMin, kMax };
+
+/// How log() treats a value. Unset on_step and on_epoch follow the hook, as in Lightning: in training_step and the
+/// other per-batch training hooks the step's value, in evaluation and epoch hooks the epoch's.
+struct LogOptions {
+  std::optional<bool> on_step = std::nullopt;
+  std::optional<bool> on_epoch = std::nullopt;
+  bool prog_bar = false;
+  bool logger = true;
+  ReduceFx reduce_fx = ReduceFx::kMean;
+  /// Weight of this value in the epoch's mean; default: the samples in the batch.
+  std::optional<int64_t> batch_size = std::nullopt;
+};
+
+/// Collects the logged values of one loop.
+class MetricCollector {
+ public:
+  /// What the hook that runs now may log, and its defaults.
+  enum class Scope { kForbidden, kTrainBatch, kEvalBatch, kEpoch };
+
+  /// Sets what log() calls mean until the next call. `hook` names it in errors.
+  void enter(Scope scope, const char* hook, int64_t batch_size = 1) {
+    scope_ = scope;
+    hook_ = hook;
+    batch_size_ = batch_size;
+  }
+
+  /// Throws UsageError, naming the key, for a value that is not one number, a hook that cannot log, a key logged
+  /// with other options before. Syncs: no.
+  void log(std::string_view name, const torch::Tensor& value, const LogOptions& options);
+  void log(std::string_view name, double value, const LogOptions& options);
+
+  /// The values of the last step that were logged on_step: for loggers, or those shown in the progress bar.
+  Metrics step_metrics();
+  Metrics progress_bar_metrics();
+  /// Step values newer than the last epoch's end, under every name a callback may ask for.
+  Metrics fresh_values();
+  /// The epoch's reductions over its batches and over `strategy`'s ranks. Collective: yes. Syncs: yes.
+  /// `for_logger` keeps only those that loggers write; names carry _epoch where the step is logged too.
+  struct EpochValue {
+    std::string name;         // as loggers see it
+    std::string plain_name;   // as it was logged
+    double value;
+    bool logger;
+    bool prog_bar;
+  };
+  std::vector<EpochValue> reduce_epoch(Strategy& strategy);
+  /// Forgets the epoch's sums; called after reduce_epoch().
+  void reset_epoch();
+  /// Whether anything was logged for the epoch since reset_epoch().
+  bool has_epoch_values() const;
+
+  nlohmann::json state_dict();
+  void load_state_dict(const nlohmann::json& state);
+
+ private:
+  struct Entry {
+    std::string name;
+    LogOptions options;      // with on_step and on_epoch resolved
+    bool fresh = false;      // logged since the last epoch's end
+    bool has_epoch = false;
+    double last = 0;
+    double reduced = 0;      // sum of value * weight, sum, minimum or maximum
+    double weight = 0;
+    torch::Tensor device_last;
+    torch::Tensor device_reduced;  // float64 scalar on the value's device
+  };
+
+  Entry& entry(std::string_view name, const LogOptions& options);
+  void accumulate(Entry& e, double value);
+  void accumulate(Entry& e, const torch::Tensor& value);
+  /// Brings every value that still lies on another device here, in one copy.
+  void fetch();
+
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view s) const { return std::hash<std::string_view>()(s); }
+  };
+  std::unordered_map<std::string, size_t, Hash, std::equal_to<>> index_;
+  std::vector<Entry> entries_;  // in the order of first use
+  Scope scope_ = Scope::kForbidden;
+  const char* hook_ = "outside of a run";
+  int64_t batch_size_ = 1;
+};
+
+}  // namespace trainer

@@ -1,0 +1,145 @@
+#pragma once
+// The one class a researcher writes: layers, a training step, and an optimizer. The Trainer does everything else.
+//
+//   class LitClassifier : public trainer::Module {
+//     torch::Tensor training_step(const trainer::Batch& batch, int64_t) override {
+//       auto [x, y] = batch.unpack<2>();
+//       auto loss = torch::nn::functional::cross_entropy(forward(x), y);
+//       log("train_loss", loss);
+//       return loss;
+//     }
+//     trainer::OptimizerConfig configure_optimizers() override { ... }
+//   };
+//
+// Hooks have Lightning's names, order and meaning (docs/step.md). A module works without a Trainer too: log() then
+// does nothing.
+
+#include <functional>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+#include <torch/nn/module.h>
+
+#include <trainer/core/batch.h>
+#include <trainer/metrics.h>
+#include <trainer/optim/optimizer_config.h>
+#include <trainer/progress.h>
+#include <trainer/strategy.h>
+
+namespace trainer {
+
+class Module : public torch::nn::Module {
+ public:
+  using Base = Module;
+  static constexpr const char* kKind = "module";
+
+  /// The loss of a batch, a scalar that backward() can start from.
+  virtual torch::Tensor training_step(const Batch& batch, int64_t batch_idx) = 0;
+  virtual void validation_step(const Batch& batch, int64_t batch_idx);
+  virtual void test_step(const Batch& batch, int64_t batch_idx);
+  /// The predictions for a batch: [batch, ...]. Throws UsageError unless overridden.
+  virtual torch::Tensor predict_step(const Batch& batch, int64_t batch_idx);
+
+  virtual OptimizerConfig configure_optimizers() = 0;
+  /// Builds layers that are too large to build in the constructor; may run more than once.
+  virtual void configure_model() {}
+
+  /// How much a batch counts in the gradient of a step made of several batches or ranks: its samples.
+  virtual double loss_weight(const Batch& batch) const { return static_cast<double>(batch.size()); }
+
+  virtual void prepare_data() {}
+  virtual void setup(Stage) {}
+  virtual void teardown(Stage) {}
+
+  virtual void on_fit_start() {}
+  virtual void on_fit_end() {}
+  virtual void on_train_start() {}
+  virtual void on_train_end() {}
+  virtual void on_train_epoch_start() {}
+  virtual void on_train_epoch_end() {}
+  virtual void on_train_batch_start(const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_train_batch_end(const torch::Tensor& /*loss*/, const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_validation_start() {}
+  virtual void on_validation_end() {}
+  virtual void on_validation_epoch_start() {}
+  virtual void on_validation_epoch_end() {}
+  virtual void on_validation_batch_start(const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_validation_batch_end(const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_test_start() {}
+  virtual void on_test_end() {}
+  virtual void on_test_epoch_start() {}
+  virtual void on_test_epoch_end() {}
+  virtual void on_test_batch_start(const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_test_batch_end(const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_predict_start() {}
+  virtual void on_predict_end() {}
+  virtual void on_predict_epoch_start() {}
+  virtual void on_predict_epoch_end() {}
+  virtual void on_predict_batch_start(const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_predict_batch_end(const torch::Tensor& /*prediction*/, const Batch&, int64_t /*batch_idx*/) {}
+
+  virtual void on_before_zero_grad(torch::optim::Optimizer&) {}
+  virtual void on_before_backward(const torch::Tensor& /*loss*/) {}
+  virtual void on_after_backward() {}
+  virtual void on_before_optimizer_step(torch::optim::Optimizer&) {}
+
+  /// Runs the backward pass; override to retain the graph, say.
+  virtual void backward(const torch::Tensor& loss) { loss.backward(); }
+  /// Clips before the step; `max_norm` and `max_value` are the Trainer's settings, at most one of them is set.
+  virtual void configure_gradient_clipping(torch::optim::Optimizer& optimizer, Strategy& strategy,
+                                           std::optional<double> max_norm, std::optional<double> max_value);
+  /// Updates the parameters. `closure` runs training_step() and backward() and must be evaluated exactly as often as
+  /// the optimizer asks: override to wrap or skip the update, as in Lightning.
+  virtual torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer, Strategy& strategy,
+                                       const std::function<torch::Tensor()>& closure);
+
+  /// May add to, and read from, the checkpoint's trainer_state.json under "user".
+  virtual void on_save_checkpoint(nlohmann::json& /*user*/) {}
+  virtual void on_load_checkpoint(const nlohmann::json& /*user*/) {}
+
+ protected:
+  /// Logs one number under a name. Costs well below a microsecond on the processor and never waits for a device.
+  /// Throws UsageError for a tensor of more than one element or a hook that cannot log.
+  void log(std::string_view name, const torch::Tensor& value, const LogOptions& options = {}) {
+    if (metrics_ != nullptr) {
+      metrics_->log(name, value, options);
+    }
+  }
+  void log(std::string_view name, double value, const LogOptions& options = {}) {
+    if (metrics_ != nullptr) {
+      metrics_->log(name, value, options);
+    }
+  }
+
+  /// current_epoch, global_step, batch_idx of the run this module is in; zeros outside of one.
+  const Progress& progress() const { return *progress_; }
+
+ private:
+  friend class ModuleAttachment;
+  static const Progress kNoProgress;
+  MetricCollector* metrics_ = nullptr;
+  const Progress* progress_ = &kNoProgress;
+};
+
+/// Connects a module to a loop's metrics and progress for the scope's life; scopes nest (validation inside training).
+class ModuleAttachment {
+ public:
+  ModuleAttachment(Module& module, MetricCollector& metrics, const Progress& progress)
+      : module_(module), metrics_(module.metrics_), progress_(module.progress_) {
+    module.metrics_ = &metrics;
+    module.progress_ = &progress;
+  }
+  ModuleAttachment(const ModuleAttachment&) = delete;
+  ModuleAttachment& operator=(const ModuleAttachment&) = delete;
+  ~ModuleAttachment() {
+    module_.metrics_ = metrics_;
+    module_.progress_ = progress_;
+  }
+
+ private:
+  Module& module_;
+  MetricCollector* metrics_;
+  const Progress* progress_;
+};
+
+}  // namespace trainer
