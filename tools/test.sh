@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Builds the release preset with its tests and runs them. Works in a clone of any state: tools/setup.sh runs first.
+#
+#   tools/test.sh [--all] [ctest arguments, such as -R <name of a test>]
+#
+#   --all   the slow tests too, and the unit tests under AddressSanitizer with UBSan and under ThreadSanitizer
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case ${1:-} in
+  -h | --help) sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
+  --all) all=true && shift ;;
+  *) all=false ;;
+esac
+
+tools/setup.sh --quiet --no-build
+
+# What the tests read our files with, as users of Python would.
+venv=$PWD/.deps/venv
+if ! cmp -s tests/requirements.txt "$venv/requirements.txt"; then
+  echo "Test packages: installing tests/requirements.txt"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+  cp tests/requirements.txt "$venv/requirements.txt"
+fi
+export TRAINER_TEST_PYTHON=$venv/bin/python
+
+# run_tests PRESET [CTEST_ARGUMENT...]
+run_tests() {
+  cmake --preset "$1" -DTRAINER_BUILD_TESTS=ON
+  cmake --build --preset "$1"
+  ctest --preset "$1" -j"$(nproc)" --output-on-failure --no-tests=error "${@:2}"
+}
+
+if $all; then
+  run_tests release "$@"
+  run_tests asan -L unit "$@"
+  run_tests tsan -L unit "$@"
+else
+  run_tests release -LE slow "$@"
+fi
