@@ -90,7 +90,7 @@ class MetricCollector {
 
   Entry& entry(std::string_view name, const LogOptions& options);
   void accumulate(Entry& e, double value);
-  void accumulate(Entry& e, const torch::Tensor& value);
+  void accumulate(Entry& e, const torch::Tensor& value, double weight);
   /// Brings every value that still lies on another device here, in one copy.
   void fetch();
 

@@ -15,6 +15,8 @@
 // does nothing.
 
 #include <functional>
+#include <optional>
+#include <string>
 #include <string_view>
 
 #include <nlohmann/json.hpp>
@@ -120,6 +122,9 @@ class Module : public torch::nn::Module {
   MetricCollector* metrics_ = nullptr;
   const Progress* progress_ = &kNoProgress;
 };
+
+/// The class of a module without its namespaces: what checkpoints record.
+std::string class_name(const Module& module);
 
 /// Connects a module to a loop's metrics and progress for the scope's life; scopes nest (validation inside training).
 class ModuleAttachment {

@@ -1,6 +1,7 @@
 #include <trainer/checkpoint/safetensors_header.h>
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstring>
 #include <iterator>
@@ -9,6 +10,7 @@
 #include <span>
 #include <tuple>
 #include <utility>
+#include <vector>
 
 #include <fmt/ranges.h>
 #include <nlohmann/json.hpp>
@@ -96,7 +98,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
   bool boolean(bool) override { unexpected("a boolean"); }
   bool number_integer(number_integer_t) override { unexpected("a negative number"); }
   bool number_float(number_float_t, const string_t&) override {
-    unexpected("not a whole 64-bit number");
+    unexpected("a number with a fraction or beyond 64 bits");
   }
   bool binary(binary_t&) override { unexpected("binary"); }
 
@@ -236,8 +238,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
       damaged_here(fmt::format(
           "tensor {} of dtype {} and shape [{}] needs {} bytes, its data_offsets [{}, {}] give {}",
           shown(name_), dtype_->name, fmt::join(shape_, ", "),
-          expected ? std::to_string(*expected) : "2^63 or more", offsets_[0], offsets_[1],
-          bytes));
+          expected ? std::to_string(*expected) : "2^63 or more", offsets_[0], offsets_[1], bytes));
     }
     if (offsets_[1] > data_bytes_) {
       damaged_here(fmt::format(
@@ -298,16 +299,26 @@ std::string_view header_text(const fs::MappedFile& file) {
   return header;
 }
 
-/// Every byte of the data belongs to exactly one tensor, so that no other content can hide in the
-/// file.
-void check_layout(const fs::MappedFile& file, uint64_t data_begin, const Header& header) {
+/// The tensors in the order of their data. Every byte of it belongs to exactly one of them, so that
+/// no other content can hide in the file.
+std::vector<std::string> checked_layout(const fs::MappedFile& file, uint64_t data_begin,
+                                        const Header& header) {
+  using Entry = decltype(header.infos)::value_type;
+  std::vector<const Entry*> entries;
+  for (const Entry& entry : header.infos) {
+    entries.push_back(&entry);
+  }
+  std::stable_sort(entries.begin(), entries.end(), [](const Entry* a, const Entry* b) {
+    return std::tie(a->second.offset, a->second.bytes) <
+           std::tie(b->second.offset, b->second.bytes);
+  });
+  std::vector<std::string> names;
   uint64_t end = data_begin;
-  std::string_view previous;
-  for (const std::string& name : header.names) {
-    const TensorInfo& info = header.infos.find(name)->second;
+  for (const Entry* entry : entries) {
+    const auto& [name, info] = *entry;
     if (info.offset < end) {
       damaged(file.path(), info.offset,
-              fmt::format("tensors {} and {} overlap", shown(previous), shown(name)));
+              fmt::format("tensors {} and {} overlap", shown(names.back()), shown(name)));
     }
     if (info.offset > end) {
       damaged(file.path(), end,
@@ -315,13 +326,14 @@ void check_layout(const fs::MappedFile& file, uint64_t data_begin, const Header&
                           shown(name)));
     }
     end = info.offset + info.bytes;
-    previous = name;
+    names.push_back(name);
   }
   if (end != file.bytes().size()) {
     damaged(file.path(), end,
             fmt::format("the last {} bytes of the file belong to no tensor",
                         file.bytes().size() - end));
   }
+  return names;
 }
 
 }  // namespace
@@ -329,18 +341,8 @@ void check_layout(const fs::MappedFile& file, uint64_t data_begin, const Header&
 Header read_header(const fs::MappedFile& file) {
   const std::string_view text = header_text(file);
   const uint64_t data_begin = kLengthBytes + text.size();
-  HeaderReader reader(file.path(), text, file.bytes().size() - data_begin);
-  Header header = reader.read();
-  for (const auto& [name, info] : header.infos) {
-    header.names.push_back(name);
-  }
-  std::stable_sort(header.names.begin(), header.names.end(),
-                   [&](const std::string& a, const std::string& b) {
-                     const TensorInfo& left = header.infos.find(a)->second;
-                     const TensorInfo& right = header.infos.find(b)->second;
-                     return std::tie(left.offset, left.bytes) < std::tie(right.offset, right.bytes);
-                   });
-  check_layout(file, data_begin, header);
+  Header header = HeaderReader(file.path(), text, file.bytes().size() - data_begin).read();
+  header.names = checked_layout(file, data_begin, header);
   return header;
 }
 

@@ -2,7 +2,11 @@
 
 #include <xxhash.h>
 
+#include <charconv>
+
 #include <fmt/format.h>
+
+#include <trainer/core/error.h>
 
 namespace trainer::hash {
 
@@ -14,6 +18,31 @@ std::string xxh3_128(std::span<const std::byte> bytes) {
 std::string xxh3_128_of_file(const fs::Path& path) {
   const fs::MappedFile file(path);
   return xxh3_128(file.bytes());
+}
+
+std::string to_hex(const std::string& bytes) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string text;
+  text.reserve(bytes.size() * 2);
+  for (const char c : bytes) {
+    const auto byte = static_cast<uint8_t>(c);
+    text += kDigits[byte >> 4U];
+    text += kDigits[byte & 15U];
+  }
+  return text;
+}
+
+std::string from_hex(const std::string& text) {
+  std::string bytes(text.size() / 2, '\0');
+  for (size_t i = 0; i < bytes.size(); ++i) {
+    uint8_t byte = 0;
+    const char* begin = text.data() + 2 * i;
+    if (std::from_chars(begin, begin + 2, byte, 16).ptr != begin + 2) {
+      throw CheckpointError(fmt::format("'{}' at digit {} is not hexadecimal: damaged.", text.substr(2 * i, 2), 2 * i));
+    }
+    bytes[i] = static_cast<char>(byte);
+  }
+  return bytes;
 }
 
 }  // namespace trainer::hash

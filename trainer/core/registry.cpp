@@ -92,9 +92,8 @@ OriginScope::~OriginScope() {
 
 namespace detail {
 
-std::shared_ptr<const ClassInfo> read_spec(std::string_view kind, const config::Node& node, const std::string& path,
-                                           config::Diagnostics& diagnostics, std::string& class_path,
-                                           config::Node& init_args) {
+void read_spec(std::string_view kind, const config::Node& node, const std::string& path,
+               config::Diagnostics& diagnostics, std::string& class_path, config::Node& init_args) {
   const config::Node* name = &node;
   config::Node args = config::Node::map();
   std::string args_path = path;
@@ -103,7 +102,7 @@ std::shared_ptr<const ClassInfo> read_spec(std::string_view kind, const config::
     name = node.find("class_path");
     if (name == nullptr) {
       diagnostics.add(node.mark, path, fmt::format("needs class_path, the name of a {}.", kind));
-      return nullptr;
+      return;
     }
     if (const config::Node* given = node.find("init_args"); given != nullptr && !given->is_null()) {
       args = *given;
@@ -118,16 +117,15 @@ std::shared_ptr<const ClassInfo> read_spec(std::string_view kind, const config::
     diagnostics.add(name->mark, path,
                     fmt::format("is {}, not a {}. Write its name, or {{class_path: ..., init_args: {{...}}}}.",
                                 name->describe(), kind));
-    return nullptr;
+    return;
   }
   const auto info = registry::find(kind, name->text());
   if (info == nullptr) {
     diagnostics.add(name->mark, path, registry::unknown_class(kind, name->text()));
-    return nullptr;
+    return;
   }
   class_path = info->name;
   init_args = info->resolve(args, args_path, diagnostics);
-  return info;
 }
 
 config::Node write_spec(const std::string& class_path, const config::Node& init_args) {

@@ -96,11 +96,9 @@ bool register_class(std::vector<std::string> aliases = {}) {
 }
 
 namespace detail {
-/// Reads a Spec's node: a name, or {class_path, init_args}. Completes init_args. Returns the class, or nullptr after
-/// adding to `diagnostics`.
-std::shared_ptr<const ClassInfo> read_spec(std::string_view kind, const config::Node& node, const std::string& path,
-                                           config::Diagnostics& diagnostics, std::string& class_path,
-                                           config::Node& init_args);
+/// Reads a Spec's node: a name, or {class_path, init_args}. Completes init_args.
+void read_spec(std::string_view kind, const config::Node& node, const std::string& path,
+               config::Diagnostics& diagnostics, std::string& class_path, config::Node& init_args);
 config::Node write_spec(const std::string& class_path, const config::Node& init_args);
 std::shared_ptr<const ClassInfo> find_class(std::string_view kind, const std::string& name);
 }  // namespace detail
@@ -110,7 +108,6 @@ template <class Base>
 struct Spec {
   std::string class_path;
   config::Node init_args = config::Node::map();
-  std::shared_ptr<const ClassInfo> info = nullptr;  // known at once for use<T>(); else looked up by name
 
   Spec() = default;
   Spec(const char* name) : class_path(name) {}  // NOLINT: `.strategy = "ddp"` is how it is meant to be written
@@ -118,7 +115,7 @@ struct Spec {
 
   /// Makes the object. Throws ConfigError for an unknown class or bad arguments.
   std::shared_ptr<Base> create() const {
-    const auto found = info ? info : detail::find_class(Base::kKind, class_path);
+    const auto found = detail::find_class(Base::kKind, class_path);
     config::Diagnostics diagnostics;
     const auto resolved = found->resolve(init_args, found->name, diagnostics);
     diagnostics.throw_if_any();
@@ -137,12 +134,14 @@ struct InitOf<T, std::void_t<typename T::Init>> {
 };
 }  // namespace detail
 
-/// A Spec of T made in code; T needs no registration: `use<EarlyStopping>({.monitor = "val_loss"})`.
+/// A Spec of T made in code; registers T where it is not yet: `use<EarlyStopping>({.monitor = "val_loss"})`.
 template <class T>
 Spec<typename T::Base> use(typename detail::InitOf<T>::Type init = {}) {
   Spec<typename T::Base> spec;
-  spec.info = std::make_shared<const ClassInfo>(class_info<T>());
-  spec.class_path = spec.info->name;
+  spec.class_path = config::type_name<T>();
+  if (registry::find(T::Base::kKind, spec.class_path) == nullptr) {
+    register_class<T>();
+  }
   if constexpr (requires { typename T::Init; }) {
     spec.init_args = config::write(init);
   }
@@ -155,7 +154,7 @@ template <class Base>
 struct Codec<Spec<Base>> {
   static std::string type() { return std::string(Base::kKind); }
   static void read(const Node& n, const std::string& path, Diagnostics& d, Spec<Base>& out) {
-    out.info = trainer::detail::read_spec(Base::kKind, n, path, d, out.class_path, out.init_args);
+    trainer::detail::read_spec(Base::kKind, n, path, d, out.class_path, out.init_args);
   }
   static Node write(const Spec<Base>& value) {
     return trainer::detail::write_spec(value.class_path, value.init_args);

@@ -1,6 +1,9 @@
 #pragma once
 // A data set: a number of samples that can be fetched by index, from any thread, in any order.
+// Derive from Dataset for data of your own; TensorDataset, Subset and random_split() cover what
+// fits in memory and how it is divided.
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
@@ -13,33 +16,41 @@
 
 namespace trainer {
 
-/// Derive from it and override size() and get(), or get_batch() where many samples are fetched faster at once.
-/// get() and get_batch() are called from loader threads, several at a time: they must not change the object.
+/// Derive from it and override size() and get(), or get_batch() where many samples are fetched
+/// faster at once. get() and get_batch() are called from loader threads, several at a time: they
+/// must not change the object.
 class Dataset {
  public:
   virtual ~Dataset() = default;
 
   virtual int64_t size() const = 0;
 
-  /// One sample; its tensors have no batch dimension. Throws UsageError where only get_batch() is overridden.
+  /// One sample; its tensors have no batch dimension. Throws UsageError where only get_batch() is
+  /// overridden.
   virtual Batch get(int64_t index) const;
 
-  /// The samples at `indices`, stacked: [indices.size(), ...]. The default stacks what get() returns and throws
-  /// UsageError, naming both samples, when shapes differ.
+  /// The samples at `indices`, stacked: [indices.size(), ...]. The default stacks what get()
+  /// returns and throws UsageError, naming both samples, when their names, shapes or dtypes differ.
   virtual Batch get_batch(std::span<const int64_t> indices) const;
 };
 
-/// Samples that lie in memory: tensors with an equal first dimension, [size, ...] each.
+/// Samples that lie in memory: tensors with an equal first dimension, [size, ...] each, which
+/// are shared with the caller where they are contiguous. Batches are copies: changing one does not
+/// change the data set.
 class TensorDataset : public Dataset {
  public:
-  /// Throws DataError when the tensors are empty or their first dimensions differ.
+  /// Throws DataError when the tensors are empty, not dense or their first dimensions differ,
+  /// UsageError for another number of names than of tensors.
   explicit TensorDataset(std::vector<torch::Tensor> tensors, std::vector<std::string> names = {});
 
   int64_t size() const override { return size_; }
+  /// Throws UsageError for an index outside of the data set, as does get_batch().
   Batch get(int64_t index) const override;
   Batch get_batch(std::span<const int64_t> indices) const override;
 
  private:
+  Batch gather(std::span<const int64_t> indices, size_t first_dim) const;
+
   std::vector<torch::Tensor> tensors_;  // contiguous, on the processor
   std::vector<std::string> names_;
   int64_t size_ = 0;
@@ -52,6 +63,7 @@ class Subset : public Dataset {
   Subset(std::shared_ptr<const Dataset> dataset, std::vector<int64_t> indices);
 
   int64_t size() const override { return static_cast<int64_t>(indices_.size()); }
+  /// Throws UsageError for an index outside of the subset, as does get_batch().
   Batch get(int64_t index) const override;
   Batch get_batch(std::span<const int64_t> indices) const override;
 
@@ -60,9 +72,11 @@ class Subset : public Dataset {
   std::vector<int64_t> indices_;
 };
 
-/// Splits a data set at random into parts of the given fractions (which add up to 1); the same seed gives the same
-/// parts on every machine. Throws UsageError for fractions that do not add up, DataError when a part would be empty.
+/// Splits a data set at random into parts of the given fractions (which add up to 1); the same seed
+/// gives the same parts on every machine. Every sample is in exactly one part. Throws UsageError
+/// for fractions that do not add up, DataError when a part would be empty.
 std::vector<std::shared_ptr<Subset>> random_split(std::shared_ptr<const Dataset> dataset,
-                                                  const std::vector<double>& fractions, uint64_t seed);
+                                                  const std::vector<double>& fractions,
+                                                  uint64_t seed);
 
 }  // namespace trainer

@@ -1,6 +1,7 @@
 #pragma once
-// What checkpoints keep of an optimizer, in one form for every optimizer: tensors for each parameter, and the
-// numbers of each parameter group.
+// What checkpoints keep of an optimizer, in one form for every optimizer: tensors for each
+// parameter, and the numbers of each parameter group. The trainer saves and restores every
+// optimizer with it; implement StatefulOptimizer to have an optimizer of your own resumed.
 
 #include <map>
 #include <string>
@@ -12,9 +13,11 @@
 namespace trainer {
 
 struct OptimizerState {
-  /// One entry for each parameter, in the order of the groups: "exp_avg" and the like. Empty before the first step.
+  /// One entry for each parameter, in the order of the groups: "exp_avg" and the like, in the shape
+  /// and dtype of the parameter, and "step", a scalar. The entry of a parameter that was never
+  /// updated is empty.
   std::vector<std::map<std::string, torch::Tensor>> parameters;
-  /// One object for each group: at least {"lr": 0.001}.
+  /// One object for each group, its options: at least {"lr": 0.001}.
   nlohmann::json groups = nlohmann::json::array();
 };
 
@@ -22,19 +25,23 @@ struct OptimizerState {
 class StatefulOptimizer {
  public:
   virtual ~StatefulOptimizer() = default;
-  /// Shares the tensors, does not copy them.
+  /// Shares the tensors, does not copy them: the next step changes them.
   virtual OptimizerState optimizer_state() const = 0;
-  /// Copies into the optimizer's own tensors.
+  /// Copies into the optimizer's own tensors. Throws CheckpointError when the state does not fit.
   virtual void load_optimizer_state(const OptimizerState& state) = 0;
 };
 
-/// Whether `optimizer` can be saved: a StatefulOptimizer, or one of LibTorch's Adam, AdamW, SGD, RMSprop, Adagrad.
+/// Whether `optimizer` can be saved: a StatefulOptimizer, or one of LibTorch's Adam, AdamW, SGD,
+/// RMSprop, Adagrad (or a class derived from one of them).
 bool has_optimizer_state(const torch::optim::Optimizer& optimizer);
 
 /// Throws UsageError, naming the class, where has_optimizer_state() is false.
 OptimizerState optimizer_state(const torch::optim::Optimizer& optimizer);
 
-/// Throws CheckpointError when the state has other parameters, shapes or groups than the optimizer.
+/// Restores options and tensors, the latter converted to the device and dtype the optimizer would
+/// give them. A parameter whose entry is empty starts afresh. Throws UsageError where
+/// has_optimizer_state() is false, and CheckpointError, with nothing changed, when the state has
+/// other parameters, shapes or groups than the optimizer.
 void load_optimizer_state(torch::optim::Optimizer& optimizer, const OptimizerState& state);
 
 }  // namespace trainer

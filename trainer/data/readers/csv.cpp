@@ -102,7 +102,7 @@ class CsvParser {
     const char* last = digits.data() + digits.size();
     const auto [end, error] = std::from_chars(digits.data(), last, value);
     if (end != last || error == std::errc::invalid_argument) {
-      fail_text(cell, column, digits.empty());
+      fail_text(cell, column);
     }
     if (error == std::errc::result_out_of_range) {
       return rounded_to_zero(digits, cell, column);
@@ -127,8 +127,8 @@ class CsvParser {
     return static_cast<T>(value);
   }
 
-  [[noreturn]] void fail_text(std::string_view cell, int64_t column, bool is_empty) const {
-    if (is_empty) {
+  [[noreturn]] void fail_text(std::string_view cell, int64_t column) const {
+    if (trimmed(cell).empty()) {
       fail_cell(cell, column, "empty",
                 "Fill in a value or drop the record; a blank line counts as one.");
     }

@@ -1,0 +1,66 @@
+#pragma once
+// A checkpoint is a folder that either is complete or does not exist: its files are written into a temporary folder,
+// manifest.json with their sizes and hashes last, and the folder is then renamed. docs/checkpoint_format.md has the
+// layout.
+
+#include <string>
+#include <string_view>
+
+#include <nlohmann/json.hpp>
+
+#include <trainer/checkpoint/safetensors.h>
+#include <trainer/core/filesystem.h>
+
+namespace trainer {
+
+/// Writes one checkpoint folder. What was not committed is removed by the destructor.
+class CheckpointWriter {
+ public:
+  /// Throws IoError when the folder above `path` cannot be written.
+  explicit CheckpointWriter(const fs::Path& path);
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+  ~CheckpointWriter();
+
+  void add_text(const std::string& name, std::string_view text);
+  void add_tensors(const std::string& name, const safetensors::Tensors& tensors,
+                   const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+
+  /// Writes the manifest with `about` (module class, step, ...) and puts the folder in place, replacing one that is
+  /// there. Throws IoError.
+  void commit(nlohmann::json about);
+
+ private:
+  fs::Path path_;
+  fs::Path temporary_;
+  nlohmann::json files_ = nlohmann::json::object();
+  bool committed_ = false;
+};
+
+/// Reads one checkpoint folder. Every file is checked against the manifest before it is used.
+class CheckpointReader {
+ public:
+  /// Throws DataError when there is no such folder, CheckpointError when it is incomplete or damaged, naming the file.
+  explicit CheckpointReader(const fs::Path& path);
+
+  const fs::Path& path() const { return path_; }
+  /// What commit() was given.
+  const nlohmann::json& about() const { return about_; }
+  bool contains(const std::string& name) const { return files_.contains(name); }
+  /// Content of a file of this checkpoint. Throws CheckpointError when it is not in the manifest.
+  std::string text(const std::string& name) const;
+  nlohmann::json json(const std::string& name) const;
+  safetensors::File tensors(const std::string& name) const;
+
+  /// The manifest alone, without reading the files: cheap, for choosing among checkpoints. Throws as the constructor.
+  static nlohmann::json read_about(const fs::Path& path);
+
+ private:
+  fs::Path file(const std::string& name) const;
+
+  fs::Path path_;
+  nlohmann::json about_;
+  nlohmann::json files_;
+};
+
+}  // namespace trainer

@@ -1,0 +1,345 @@
+#include <trainer/fit_loop.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include <fmt/format.h>
+#include <nlohmann/json.hpp>
+#include <torch/utils.h>
+
+#include <trainer/core/error.h>
+#include <trainer/core/hash.h>
+#include <trainer/core/seed.h>
+#include <trainer/optim/optimizer_state.h>
+#include <trainer/signals.h>
+
+namespace trainer {
+
+using C = Callback;
+
+FitLoop::FitLoop(Run& run, const bool& should_stop)
+    : run_(run),
+      module_(run.module),
+      strategy_(run.strategy),
+      callbacks_(run.callbacks),
+      progress_(run.progress),
+      should_stop_(should_stop),
+      eval_loop_(run) {
+  (run.config.gradient_clip_algorithm == "norm" ? clip_norm_ : clip_value_) = run.config.gradient_clip_val;
+}
+
+void FitLoop::setup() {
+  OptimizerConfig config = module_.configure_optimizers();
+  if (config.optimizer == nullptr) {
+    throw UsageError(fmt::format("{}::configure_optimizers() returned no optimizer.", class_name(module_)));
+  }
+  optimizer_ = std::move(config.optimizer);
+  lr_scheduler_ = std::move(config.lr_scheduler);
+  if (run_.config.enable_checkpointing && !has_optimizer_state(*optimizer_)) {
+    optimizer_state(*optimizer_);  // throws with what to do: better now than at the first checkpoint
+  }
+}
+
+void FitLoop::run() {
+  const ModuleAttachment attachment(module_, metrics_, progress_);
+  val_loader_ = run_.data.val_dataloader();
+  num_val_batches_ = val_loader_ ? limited_batches(run_.config.limit_val_batches, val_loader_.size(),
+                                                   "limit_val_batches")
+                                 : 0;
+  run_sanity_check();
+  train_loader_ = run_.data.train_dataloader();
+  if (!train_loader_) {
+    throw DataError("fit: the data module has no train_dataloader(). Override it.");
+  }
+  num_batches_ = limited_batches(run_.config.limit_train_batches, train_loader_.size(), "limit_train_batches");
+  if (num_batches_ == 0) {
+    throw DataError(fmt::format(
+        "fit: there is no training batch ({} samples, batch_size {}, drop_last {}). Give more data or a smaller batch "
+        "size.",
+        train_loader_.dataset().size(), train_loader_.options().batch_size, train_loader_.options().drop_last));
+  }
+  module_.train();
+  metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_start");
+  callbacks_.call<&C::on_train_start>();
+  module_.on_train_start();
+  if (!restored_rng_.empty()) {
+    set_rng_state(std::exchange(restored_rng_, {}));  // last: the hooks above may have drawn numbers
+  }
+  while (!is_done() && !stop_is_requested()) {
+    run_epoch();
+  }
+  metrics_.enter(MetricCollector::Scope::kForbidden, "on_train_end");
+  callbacks_.call<&C::on_train_end>();
+  module_.on_train_end();
+}
+
+void FitLoop::run_sanity_check() {
+  const int64_t wanted = run_.config.num_sanity_val_steps;
+  const int64_t num_batches = wanted < 0 ? num_val_batches_ : std::min(wanted, num_val_batches_);
+  if (num_batches == 0 || progress_.global_step > 0) {
+    return;
+  }
+  sanity_checking_ = true;
+  callbacks_.call<&C::on_sanity_check_start>();
+  eval_loop_.run_sanity_check(val_loader_, num_batches);
+  callbacks_.call<&C::on_sanity_check_end>();
+  sanity_checking_ = false;
+}
+
+void FitLoop::run_epoch() {
+  if (!epoch_started_) {
+    metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_epoch_start");
+    callbacks_.call<&C::on_train_epoch_start>();
+    module_.on_train_epoch_start();
+    epoch_started_ = true;
+  }
+  train_loader_.start(progress_.current_epoch, progress_.batch_idx, num_batches_ - progress_.batch_idx);
+  for (;;) {
+    if (at_step_edge()) {
+      if (validation_is_due()) {
+        validate();
+      }
+      if (progress_.batch_idx >= num_batches_ || is_done() || stop_is_requested()) {
+        break;
+      }
+      fill_window();
+    }
+    const Window window = take_window();
+    Batch batch = std::move(window_.front());
+    window_.pop_front();
+    train_batch(std::move(batch), window, progress_.batch_idx);
+  }
+  train_loader_.stop();
+  if (progress_.batch_idx < num_batches_) {
+    callbacks_.call<&C::on_train_stop>();
+    if (SignalScope::received() != 0) {
+      return;  // the epoch is not over: a resumed run finishes it
+    }
+  }
+  end_epoch();
+}
+
+/// The whole training step. Forward and backward pass are the closure that the optimizer evaluates, so that
+/// optimizers which evaluate more than once, and overridden optimizer_step()s, work.
+void FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_idx) {
+  const Batch batch = run_.transfer(std::move(cpu_batch));
+  metrics_.enter(MetricCollector::Scope::kTrainBatch, "training_step", batch.size());
+  callbacks_.call<&C::on_train_batch_start>(batch, batch_idx);
+  module_.on_train_batch_start(batch, batch_idx);
+  strategy_.require_gradient_sync(window.is_last);
+
+  auto evaluate = [&] {
+    torch::Tensor loss;
+    {
+      const auto autocast = run_.precision.autocast(strategy_.device());
+      loss = module_.training_step(batch, batch_idx);
+    }
+    check_loss(loss, batch, batch_idx);
+    if (window.is_first) {
+      callbacks_.call<&C::on_before_zero_grad>(*optimizer_);
+      module_.on_before_zero_grad(*optimizer_);
+      strategy_.zero_gradients(*optimizer_);
+    }
+    const torch::Tensor weighted = window.weight == 1.0 ? loss : loss * window.weight;
+    callbacks_.call<&C::on_before_backward>(weighted);
+    module_.on_before_backward(weighted);
+    module_.backward(weighted);
+    callbacks_.call<&C::on_after_backward>();
+    module_.on_after_backward();
+    return loss.detach();
+  };
+  auto evaluate_for_step = [&] {
+    auto loss = evaluate();
+    strategy_.finish_gradient_sync();
+    callbacks_.call<&C::on_before_optimizer_step>(*optimizer_);
+    module_.on_before_optimizer_step(*optimizer_);
+    module_.configure_gradient_clipping(*optimizer_, strategy_, clip_norm_, clip_value_);
+    return loss;
+  };
+
+  torch::Tensor loss;
+  if (window.is_last) {
+    loss = module_.optimizer_step(*optimizer_, strategy_, std::ref(evaluate_for_step));
+    ++progress_.global_step;
+    step_lr_scheduler(Interval::kStep, progress_.global_step);
+  } else {
+    loss = evaluate();
+  }
+  ++progress_.batch_idx;
+  if (progress_.batch_idx == num_batches_) {
+    step_lr_scheduler(Interval::kEpoch, progress_.current_epoch + 1);
+  }
+
+  callbacks_.call_acting<&C::on_train_batch_end>(loss, batch, batch_idx);
+  module_.on_train_batch_end(loss, batch, batch_idx);
+  if (window.is_last) {
+    log_step_metrics();
+  }
+  callbacks_.call_monitoring<&C::on_train_batch_end>(loss, batch, batch_idx);
+}
+
+void FitLoop::end_epoch() {
+  metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_epoch_end");
+  callbacks_.call_acting<&C::on_train_epoch_end>();
+  module_.on_train_epoch_end();
+  for (const auto& [name, value] : metrics_.fresh_values()) {
+    run_.callback_metrics[name] = value;  // where a name has an epoch value too, that one follows and wins
+  }
+  run_.publish_epoch(metrics_);
+  const bool is_whole = progress_.batch_idx == num_batches_;
+  metrics_.reset_epoch();
+  epoch_done_ = is_whole;
+  callbacks_.call_monitoring<&C::on_train_epoch_end>();
+  epoch_done_ = false;
+  if (is_whole) {
+    ++progress_.current_epoch;
+    progress_.batch_idx = 0;
+    validated_at_ = -1;
+    epoch_started_ = false;
+  }
+}
+
+void FitLoop::validate() {
+  validated_at_ = progress_.batch_idx;  // first, so that a checkpoint saved at its end does not ask for it again
+  eval_loop_.run(EvalKind::kValidation, val_loader_, num_val_batches_);
+}
+
+void FitLoop::fill_window() {
+  const int64_t left = num_batches_ - progress_.batch_idx;
+  const int64_t wanted = std::min(run_.config.accumulate_grad_batches, left);
+  window_weight_ = 0;
+  for (int64_t i = 0; i < wanted; ++i) {
+    auto batch = train_loader_.next();
+    TRAINER_CHECK(batch.has_value(), "the data loader ended before its epoch");
+    if (wanted > 1) {
+      window_weight_ += module_.loss_weight(*batch);
+    }
+    window_.push_back(std::move(*batch));
+  }
+  window_is_fresh_ = true;
+}
+
+FitLoop::Window FitLoop::take_window() {
+  const bool is_first = std::exchange(window_is_fresh_, false);
+  const bool is_last = window_.size() == 1;
+  const bool is_alone = is_first && is_last;
+  return {is_first, is_last, is_alone ? 1.0 : module_.loss_weight(window_.front()) / window_weight_};
+}
+
+void FitLoop::check_loss(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const {
+  if (!loss.defined() || loss.numel() != 1) {
+    throw UsageError(fmt::format("{}::training_step() returned {}, not a loss of one element. Return loss.mean(), say.",
+                                 class_name(module_),
+                                 loss.defined() ? fmt::format("a tensor of shape {}", c10::str(loss.sizes()))
+                                                : std::string("an undefined tensor")));
+  }
+  if (!loss.requires_grad()) {
+    throw UsageError(fmt::format("{}::training_step() returned a loss that does not depend on any parameter. Compute "
+                                 "it from the module's layers, without detach() or NoGradGuard.",
+                                 class_name(module_)));
+  }
+  // Reading a value on the processor is free; on another device it would make the step wait.
+  if (run_.config.check_finite_loss && loss.is_cpu()) {
+    check_finite(loss, batch, batch_idx);
+  }
+}
+
+void FitLoop::check_finite(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const {
+  const double value = loss.scalar_type() == at::kFloat ? *loss.const_data_ptr<float>() : loss.item().toDouble();
+  if (std::isfinite(value)) {
+    return;
+  }
+  std::string inputs;
+  for (size_t i = 0; i < batch.num_tensors(); ++i) {
+    if (batch[i].is_floating_point() && !batch[i].isfinite().all().item<bool>()) {
+      const auto flat = batch[i].reshape({batch[i].size(0), -1}).isfinite().all(1).logical_not().nonzero();
+      inputs += fmt::format(" Tensor {} of the batch has NaN or infinite values in {} of {} samples, the first is sample "
+                            "{}: clean the data.",
+                            i, flat.size(0), batch.size(), flat[0][0].item<int64_t>());
+    }
+  }
+  throw NonFiniteError(fmt::format(
+      "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  The checkpoints of this run are untouched: "
+      "resume with --ckpt_path=last and a lower learning rate or gradient_clip_val, or set "
+      "trainer.check_finite_loss=false to go on regardless.",
+      value, progress_.current_epoch, batch_idx, progress_.global_step,
+      inputs.empty() ? " The batch itself is finite." : inputs));
+}
+
+void FitLoop::step_lr_scheduler(Interval interval, int64_t intervals_done) {
+  if (lr_scheduler_.scheduler != nullptr && lr_scheduler_.interval == interval &&
+      intervals_done % lr_scheduler_.frequency == 0) {
+    lr_scheduler_.scheduler->step();
+  }
+}
+
+void FitLoop::log_step_metrics() {
+  const int64_t interval = run_.config.log_every_n_steps;
+  if (interval > 0 && progress_.global_step % interval == 0) {
+    run_.log_metrics(metrics_.step_metrics());
+  }
+}
+
+bool FitLoop::validates_in_this_epoch() const {
+  return num_val_batches_ > 0 && (progress_.current_epoch + 1) % run_.config.check_val_every_n_epoch == 0;
+}
+
+bool FitLoop::validation_is_due() const {
+  if (!validates_in_this_epoch() || progress_.batch_idx == 0 || validated_at_ == progress_.batch_idx) {
+    return false;
+  }
+  const auto& interval = run_.config.val_check_interval;
+  const auto* count = std::get_if<int64_t>(&interval);
+  const int64_t every =
+      count != nullptr ? *count
+                       : std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(num_batches_) *
+                                                                   std::get<double>(interval)));
+  // Due once a multiple of `every` was passed since validation ran last.
+  return progress_.batch_idx / every > std::max<int64_t>(validated_at_, 0) / every;
+}
+
+bool FitLoop::is_done() const {
+  const auto& config = run_.config;
+  const int64_t default_epochs = config.max_steps >= 0 ? -1 : 1000;
+  const int64_t max_epochs = config.max_epochs.value_or(default_epochs);
+  return (config.max_steps >= 0 && progress_.global_step >= config.max_steps) ||
+         (max_epochs >= 0 && progress_.current_epoch >= max_epochs);
+}
+
+bool FitLoop::stop_is_requested() const { return should_stop_ || SignalScope::received() != 0; }
+
+nlohmann::json FitLoop::state_dict() {
+  nlohmann::json state = {
+      {"current_epoch", epoch_done_ ? progress_.current_epoch + 1 : progress_.current_epoch},
+      {"global_step", progress_.global_step},
+      {"batch_idx", epoch_done_ ? 0 : progress_.batch_idx},
+      {"epoch_started", !epoch_done_ && epoch_started_},
+      {"validated_at", epoch_done_ ? -1 : validated_at_},
+      {"rng", {{"cpu", hash::to_hex(get_rng_state())}}},
+      {"metrics", metrics_.state_dict()},
+      {"callback_metrics", nlohmann::json::object()},
+  };
+  for (const auto& [name, value] : run_.callback_metrics) {
+    state["callback_metrics"][name] = std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
+  }
+  if (lr_scheduler_.scheduler != nullptr) {
+    state["lr_scheduler"] = lr_scheduler_.scheduler->state_dict();
+  }
+  return state;
+}
+
+void FitLoop::load_state_dict(const nlohmann::json& state) {
+  progress_ = {state.at("current_epoch"), state.at("global_step"), state.at("batch_idx")};
+  epoch_started_ = state.at("epoch_started");
+  validated_at_ = state.at("validated_at");
+  restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
+  metrics_.load_state_dict(state.at("metrics"));
+  for (const auto& [name, value] : state.at("callback_metrics").items()) {
+    run_.callback_metrics[name] = value.is_null() ? std::nan("") : value.get<double>();
+  }
+  if (lr_scheduler_.scheduler != nullptr && state.contains("lr_scheduler")) {
+    lr_scheduler_.scheduler->load_state_dict(state.at("lr_scheduler"));
+  }
+}
+
+}  // namespace trainer

@@ -1,0 +1,152 @@
+#include <trainer/run_directory.h>
+
+#include <algorithm>
+#include <charconv>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include <trainer/checkpoint/checkpoint.h>
+#include <trainer/core/error.h>
+#include <trainer/core/log.h>
+
+namespace trainer {
+namespace {
+
+constexpr std::string_view kPrefix = "version_";
+constexpr std::string_view kExtension = ".ckpt";
+
+/// N of `version_N`, or -1.
+int64_t version_of(const fs::Path& path) {
+  const std::string name = path.filename().string();
+  int64_t version = -1;
+  if (name.starts_with(kPrefix)) {
+    const char* end = name.data() + name.size();
+    if (std::from_chars(name.data() + kPrefix.size(), end, version).ptr != end) {
+      return -1;
+    }
+  }
+  return version;
+}
+
+std::vector<std::pair<int64_t, fs::Path>> versions(const fs::Path& root) {
+  std::vector<std::pair<int64_t, fs::Path>> found;
+  std::error_code error;  // a root that is not there yet has no versions
+  for (const auto& entry : std::filesystem::directory_iterator(root, error)) {
+    if (const int64_t version = version_of(entry.path()); version >= 0) {
+      found.emplace_back(version, entry.path());
+    }
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+/// The manifest's words on a checkpoint that is complete; nothing for one that is not.
+std::optional<nlohmann::json> about(const fs::Path& checkpoint) {
+  try {
+    return CheckpointReader::read_about(checkpoint);
+  } catch (const Error&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
+RunDirectory RunDirectory::create_next(const fs::Path& root) {
+  fs::create_directories(root);
+  const auto existing = versions(root);
+  int64_t version = existing.empty() ? 0 : existing.back().first + 1;
+  std::error_code error;
+  while (!std::filesystem::create_directory(root / fmt::format("{}{}", kPrefix, version), error)) {
+    if (error) {
+      fs::create_directories(root / fmt::format("{}{}", kPrefix, version));  // throws with the reason
+    }
+    ++version;  // another process was faster
+  }
+  return RunDirectory(root / fmt::format("{}{}", kPrefix, version));
+}
+
+std::optional<RunDirectory> RunDirectory::containing(const fs::Path& checkpoint) {
+  const fs::Path absolute = std::filesystem::absolute(checkpoint).lexically_normal();
+  const fs::Path folder = absolute.has_filename() ? absolute.parent_path() : absolute.parent_path().parent_path();
+  if (folder.filename() != "checkpoints") {
+    return std::nullopt;
+  }
+  // Relative stays relative, so that what is printed and stored reads as the user wrote it.
+  const fs::Path given = checkpoint.has_filename() ? checkpoint : checkpoint.parent_path();
+  const fs::Path run = given.parent_path().parent_path();
+  return RunDirectory(run.empty() ? folder.parent_path() : run);
+}
+
+std::optional<RunDirectory> RunDirectory::newest(const fs::Path& root, const std::string& module_class) {
+  auto candidates = versions(root);
+  for (auto candidate = candidates.rbegin(); candidate != candidates.rend(); ++candidate) {
+    const RunDirectory run(candidate->second);
+    const auto checkpoint = run.last();
+    if (checkpoint && about(*checkpoint)->value("module", "") == module_class) {
+      return run;
+    }
+  }
+  return std::nullopt;
+}
+
+std::optional<fs::Path> RunDirectory::follow(const std::string& pointer) const {
+  const fs::Path file = checkpoints() / pointer;
+  if (!std::filesystem::is_regular_file(file)) {
+    return std::nullopt;
+  }
+  std::string name = fs::read_text(file, 4096);
+  while (!name.empty() && name.back() == '\n') {
+    name.pop_back();
+  }
+  if (name.empty() || name.find('/') != std::string::npos || !about(checkpoints() / name)) {
+    return std::nullopt;
+  }
+  return checkpoints() / name;
+}
+
+std::optional<fs::Path> RunDirectory::last() const {
+  if (auto pointed = follow("last")) {
+    return pointed;
+  }
+  std::optional<fs::Path> newest;
+  int64_t most_steps = -1;
+  std::error_code error;  // a run without checkpoints
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoints(), error)) {
+    if (entry.path().extension() != kExtension) {
+      continue;
+    }
+    if (const auto words = about(entry.path()); words && words->value("global_step", int64_t{0}) > most_steps) {
+      most_steps = words->value("global_step", int64_t{0});
+      newest = entry.path();
+    }
+  }
+  return newest;
+}
+
+std::optional<fs::Path> RunDirectory::best() const { return follow("best"); }
+
+void RunDirectory::point(const std::string& pointer, const std::string& checkpoint_name) const {
+  fs::write_text_atomically(checkpoints() / pointer, checkpoint_name + "\n");
+}
+
+fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run, const fs::Path& root,
+                            const std::string& module_class) {
+  if (ckpt_path != "last" && ckpt_path != "best") {
+    return ckpt_path;
+  }
+  const auto directory = run ? std::optional(RunDirectory(*run)) : RunDirectory::newest(root, module_class);
+  if (!directory) {
+    throw DataError(fmt::format("--ckpt_path={}: no run below {} has a checkpoint of {}.\n  Train first, or give the "
+                                "run by --run or the checkpoint by its path.",
+                                ckpt_path, root.string(), module_class));
+  }
+  const auto checkpoint = ckpt_path == "best" ? directory->best() : directory->last();
+  if (!checkpoint) {
+    throw DataError(fmt::format("--ckpt_path={}: {} has no such checkpoint.\n  Try --ckpt_path=last, or give a path.",
+                                ckpt_path, directory->path().string()));
+  }
+  return *checkpoint;
+}
+
+}  // namespace trainer

@@ -1,0 +1,46 @@
+#pragma once
+// The folder of a run: `<default_root_dir>/version_N/` with config.yaml, metrics, provenance.json and checkpoints/.
+//
+// `checkpoints/last` and `checkpoints/best` are text files that hold the name of a checkpoint folder beside them.
+
+#include <optional>
+#include <string>
+
+#include <trainer/core/filesystem.h>
+
+namespace trainer {
+
+class RunDirectory {
+ public:
+  /// Makes the next version_N below `root`. Throws IoError when it cannot be written.
+  static RunDirectory create_next(const fs::Path& root);
+  /// The run that a checkpoint folder lies in (`<run>/checkpoints/<name>`), if it lies in one.
+  static std::optional<RunDirectory> containing(const fs::Path& checkpoint);
+  /// The newest run below `root` that has a complete checkpoint of this module class.
+  static std::optional<RunDirectory> newest(const fs::Path& root, const std::string& module_class);
+
+  explicit RunDirectory(fs::Path path) : path_(std::move(path)) {}
+
+  const fs::Path& path() const { return path_; }
+  fs::Path checkpoints() const { return path_ / "checkpoints"; }
+
+  /// The checkpoint that `last` or `best` names. Where the pointer is missing or names no complete checkpoint, `last`
+  /// is the complete one with the most steps, and `best` is nothing.
+  std::optional<fs::Path> last() const;
+  std::optional<fs::Path> best() const;
+
+  /// Writes a pointer file. Throws IoError.
+  void point(const std::string& pointer, const std::string& checkpoint_name) const;
+
+ private:
+  std::optional<fs::Path> follow(const std::string& pointer) const;
+
+  fs::Path path_;
+};
+
+/// The checkpoint folder that `--ckpt_path` means: "last", "best" or a path. `run` narrows last and best to one run;
+/// else they come from the newest run below `root` with this module class. Throws DataError where there is none.
+fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run, const fs::Path& root,
+                            const std::string& module_class);
+
+}  // namespace trainer

@@ -1,0 +1,132 @@
+#pragma once
+// The Trainer: give it a module and data, and it trains, validates, tests or predicts. It owns everything that is
+// engineering: the loop, precision, strategy, checkpoints, loggers and the run's folder.
+//
+//   trainer::Trainer trainer({.max_epochs = 3, .precision = "bf16-mixed"});
+//   trainer.fit(module, data);
+//   trainer.test(module, data, "best");
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <trainer/callback.h>
+#include <trainer/data/data_module.h>
+#include <trainer/metrics.h>
+#include <trainer/module.h>
+#include <trainer/progress.h>
+#include <trainer/run_directory.h>
+#include <trainer/trainer_config.h>
+
+namespace trainer {
+
+class CheckpointReader;
+class FitLoop;
+class Precision;
+struct Run;
+
+class Trainer {
+ public:
+  /// Throws ConfigError for a setting that is out of range or a class that is unknown.
+  explicit Trainer(TrainerConfig config = {});
+  Trainer(const Trainer&) = delete;
+  Trainer& operator=(const Trainer&) = delete;
+  ~Trainer();
+
+  using CkptPath = std::optional<std::string>;
+  using MetricMap = std::map<std::string, double>;
+
+  /// Trains from the start, or from a checkpoint ("last", "best" or a path) in the run's own folder. Returns at
+  /// max_epochs, max_steps, should_stop, or after a signal (see stop_signal()). Throws what user code throws, and the
+  /// errors of trainer/core/error.h.
+  void fit(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
+  void fit(Module& module, DataLoader train, DataLoader val = {}, const CkptPath& ckpt_path = {});
+
+  /// One pass over the validation or test data; the epoch's metrics by name.
+  MetricMap validate(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
+  MetricMap test(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
+
+  /// What predict_step() returned for each batch, on the processor.
+  std::vector<torch::Tensor> predict(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
+
+  /// Writes a complete checkpoint to the folder `path`, from a callback or hook during fit. Throws UsageError inside
+  /// an accumulation window or outside of fit, IoError when it cannot be written. Syncs: yes.
+  void save_checkpoint(const fs::Path& path);
+
+  /// Where `last` and `best` are looked for when a checkpoint is given by those names; default: this trainer's own
+  /// run, else the newest one.
+  void set_run(const fs::Path& run_dir) { searched_run_ = run_dir; }
+  /// The configuration that config.yaml and the loggers get; default: this trainer's settings and the module's class.
+  void set_hyperparams(config::Node hyperparams) { hyperparams_ = std::move(hyperparams); }
+
+  // For callbacks and hooks.
+
+  /// Set it to end training at the edge of the step.
+  bool should_stop = false;
+
+  const TrainerConfig& config() const { return config_; }
+  const Progress& progress() const { return progress_; }
+  Stage stage() const { return stage_; }
+  bool sanity_checking() const;
+  int64_t num_training_batches() const;
+  int64_t num_val_batches() const;
+  /// Validation runs in the current epoch.
+  bool validates_in_this_epoch() const;
+  /// max_epochs or max_steps is reached.
+  bool is_done() const;
+  /// Between two optimizer steps, where a checkpoint can be saved.
+  bool at_step_edge() const;
+  /// The optimizer of the fit under way. Throws UsageError outside of one.
+  torch::optim::Optimizer& optimizer();
+  bool has_lr_scheduler() const;
+
+  /// The newest value of every metric: `name` holds the last one, `name_step` and `name_epoch` where both exist.
+  MetricMap callback_metrics() const;
+  /// Step values that were logged with prog_bar. Syncs: where values lie on another device.
+  Metrics progress_bar_metrics() const;
+  /// Logs a number as if training_step had; for callbacks in per-batch training hooks.
+  void log(std::string_view name, double value, const LogOptions& options = {});
+
+  /// The folder of the run, empty before the first call and where nothing is written.
+  fs::Path run_dir() const { return run_directory_ ? run_directory_->path() : fs::Path(); }
+  const std::optional<RunDirectory>& run_directory() const { return run_directory_; }
+  const std::vector<std::shared_ptr<Callback>>& callbacks() const { return callbacks_; }
+  Strategy& strategy() { return *strategy_; }
+  /// The signal that ended the last fit, 0 for none.
+  int stop_signal() const { return stop_signal_; }
+
+ private:
+  using Body = std::function<void(Run&, const CheckpointReader*)>;
+
+  /// What every stage does around its loop: run folder, set-up hooks, restored weights, errors, teardown.
+  void execute(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path, const Body& body);
+  void set_up(Run& run, const CheckpointReader* checkpoint);
+  void tear_down(Run& run, std::string_view status);
+  MetricMap evaluate(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path);
+  void open_run_directory(Stage stage, Run& run, const CheckpointReader* checkpoint);
+  void restore(Run& run, const CheckpointReader& checkpoint);
+  void add_default_callbacks();
+  FitLoop& fit_loop() const;
+
+  TrainerConfig config_;
+  std::shared_ptr<Strategy> strategy_;
+  std::unique_ptr<Precision> precision_;
+  std::vector<std::shared_ptr<Callback>> callbacks_;
+  std::vector<std::shared_ptr<Logger>> loggers_;
+
+  Stage stage_ = Stage::kFit;
+  Progress progress_;
+  MetricMap callback_metrics_;
+  config::Node hyperparams_;
+  std::optional<fs::Path> searched_run_;
+  std::optional<RunDirectory> run_directory_;
+  Run* run_ = nullptr;            // while a stage runs
+  FitLoop* fit_loop_ = nullptr;   // while fit runs
+  int stop_signal_ = 0;
+};
+
+}  // namespace trainer
