@@ -28,6 +28,8 @@ struct Run {
   Progress& progress;
   /// The newest value of every metric under its plain name, for callbacks.
   std::map<std::string, double>& callback_metrics;
+  /// The metrics of the newest validation.
+  std::map<std::string, double>& validation_metrics;
 
   /// Hands a row to every logger, with the epoch, at the step that Lightning gives it.
   void log_metrics(Metrics metrics) {

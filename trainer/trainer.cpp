@@ -118,7 +118,7 @@ void Trainer::add_default_callbacks() {
                                                    {config_.enable_checkpointing, "ModelCheckpoint"}};
   for (const auto& [enabled, name] : defaults) {
     const bool present = std::any_of(config_.callbacks.begin(), config_.callbacks.end(),
-                                     [&](const Spec<Callback>& spec) { return spec.class_path == name; });
+                                     [wanted = name](const auto& spec) { return spec.class_path == wanted; });
     if (enabled && !present) {
       config_.callbacks.emplace_back(name);
     }
@@ -128,6 +128,8 @@ void Trainer::add_default_callbacks() {
 void Trainer::fit(Module& module, DataModule& data, const CkptPath& ckpt_path) {
   progress_ = {};
   callback_metrics_.clear();
+  validation_metrics_.clear();
+  stop_signal_ = 0;
   should_stop = false;
   execute(Stage::kFit, module, data, ckpt_path, [&](Run& run, const CheckpointReader* checkpoint) {
     const SignalScope signals;
@@ -206,7 +208,7 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
         resolve_checkpoint(*ckpt_path, searched, config_.default_root_dir, class_name(module)));
   }
   Run run{config_,  module,    data,      *strategy_,       *precision_, CallbackList(*this, module, callbacks_),
-          loggers_, progress_, callback_metrics_};
+          loggers_, progress_, callback_metrics_, validation_metrics_};
   run_ = &run;
   try {
     open_run_directory(stage, run, checkpoint.get());

@@ -86,6 +86,8 @@ class Trainer {
 
   /// The newest value of every metric: `name` holds the last one, `name_step` and `name_epoch` where both exist.
   MetricMap callback_metrics() const;
+  /// The metrics of the newest validation; empty before one.
+  const MetricMap& validation_metrics() const { return validation_metrics_; }
   /// Step values that were logged with prog_bar. Syncs: where values lie on another device.
   Metrics progress_bar_metrics() const;
   /// Logs a number as if training_step had; for callbacks in per-batch training hooks.
@@ -121,6 +123,7 @@ class Trainer {
   Stage stage_ = Stage::kFit;
   Progress progress_;
   MetricMap callback_metrics_;
+  MetricMap validation_metrics_;
   config::Node hyperparams_;
   std::optional<fs::Path> searched_run_;
   std::optional<RunDirectory> run_directory_;

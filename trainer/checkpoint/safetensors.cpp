@@ -168,7 +168,7 @@ torch::Tensor File::tensor(std::string_view name) const {
     }
   }
   if (reinterpret_cast<uintptr_t>(data.data()) % c10::elementSize(entry.dtype) != 0) {
-    const torch::Tensor copy = torch::empty(entry.shape, options);
+    torch::Tensor copy = torch::empty(entry.shape, options);
     std::memcpy(copy.mutable_data_ptr(), data.data(), data.size());
     return copy;
   }

@@ -59,6 +59,8 @@ class File {
  public:
   explicit File(const fs::Path& path);
 
+  const fs::Path& path() const { return mapping_->path(); }
+
   /// In the order of their data.
   const std::vector<std::string>& names() const { return names_; }
   bool contains(std::string_view name) const { return infos_.find(name) != infos_.end(); }

@@ -49,7 +49,7 @@ struct MemberOf<M S::*> {
 
 struct Any {
   template <class T>
-  constexpr operator T() const;  // NOLINT: only ever named in unevaluated code
+  operator T() const;  // NOLINT: only ever named in unevaluated code
 };
 
 template <class T, class... A>

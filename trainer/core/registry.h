@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <trainer/core/config.h>
+#include <trainer/version.h>
 
 namespace trainer {
 
@@ -163,6 +164,11 @@ struct Codec<Spec<Base>> {
 
 }  // namespace config
 }  // namespace trainer
+
+/// The version of trainer that a plug-in was built for; every library that registers classes carries its own.
+extern "C" [[gnu::weak, gnu::used, gnu::visibility("default")]] inline const char* trainer_plugin_version() {
+  return trainer::kVersion;
+}
 
 #define TRAINER_DETAIL_CONCAT2(a, b) a##b
 #define TRAINER_DETAIL_CONCAT(a, b) TRAINER_DETAIL_CONCAT2(a, b)

@@ -1,5 +1,6 @@
 #pragma once
-// Batches of a data set in a reproducible order, fetched ahead by threads.
+// Batches of a data set in a reproducible order, fetched ahead by threads. Use it for every pass
+// over data: it is what the Trainer and a DataModule are given.
 //
 //   DataLoader loader(dataset, {.batch_size = 32, .shuffle = true});
 //   loader.start(/*epoch=*/0);
@@ -28,20 +29,30 @@ struct DataLoaderOptions {
     return std::tuple{
         field<&DataLoaderOptions::batch_size>("Samples in a batch, per process.", at_least(1)),
         field<&DataLoaderOptions::shuffle>("A new order each epoch instead of the data set's own."),
-        field<&DataLoaderOptions::drop_last>("Leave out a last batch that is smaller than the others."),
+        field<&DataLoaderOptions::drop_last>(
+            "Leave out a last batch that is smaller than the others."),
         field<&DataLoaderOptions::num_workers>(
-            "Threads that fetch batches ahead; 0 fetches in the calling thread. The batches are the same for any number.",
+            "Threads that fetch batches ahead; 0 fetches in the calling thread. The batches are "
+            "the same for any number.",
             at_least(0)),
         field<&DataLoaderOptions::prefetch>("Batches held ready at most.", at_least(1)),
         field<&DataLoaderOptions::seed>("Seed of the order; unset: the run's seed.")};
   }
 };
 
-/// Movable, not copyable; empty (no data set) when default-constructed, which stands for "no such data".
+/// Position p of an epoch holds sample Permutation(dataset.size(), derive_seed(seed, epoch))[p]
+/// when shuffled, else sample p; batch b holds the positions from b * batch_size on.
+///
+/// The data set is called without gradients, and in the loader's threads LibTorch's operators use
+/// that one thread only.
+///
+/// Movable, not copyable; empty (no data set) when default-constructed, which stands for "no such
+/// data": then every member but operator bool throws UsageError. For one thread at a time.
 class DataLoader {
  public:
   DataLoader();
-  /// Throws DataError for an empty data set, ConfigError for options out of range.
+  /// Throws DataError for a data set without samples, or with drop_last without a full batch;
+  /// ConfigError for options out of range.
   DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions options);
   DataLoader(DataLoader&&) noexcept;
   DataLoader& operator=(DataLoader&&) noexcept;
@@ -51,24 +62,30 @@ class DataLoader {
 
   /// Batches in an epoch.
   int64_t size() const;
-  /// Samples in batch `batch_idx` of an epoch: batch_size, or less for the last one.
+  /// Samples in batch `batch_idx` of an epoch: batch_size, or less for the last one. Throws
+  /// UsageError for a batch that is not there.
   int64_t num_samples(int64_t batch_idx) const;
   const Dataset& dataset() const;
   const DataLoaderOptions& options() const;
 
-  /// Begins `epoch` at batch `first_batch`, in O(1) whatever the position: what a checkpoint has to keep is these two
-  /// numbers and the seed. Stops an epoch that is under way. `num_batches` ends the epoch early (limit_*_batches),
-  /// so that nothing is fetched in vain; -1 for all.
+  /// Begins `epoch` at batch `first_batch`, in O(1) whatever the position: what a checkpoint has to
+  /// keep is these two numbers and the seed. Stops an epoch that is under way. `num_batches` ends
+  /// the epoch early (limit_*_batches), so that nothing is fetched in vain; -1 for all. Throws
+  /// UsageError for numbers out of range; `first_batch` may be size(): nothing is left then.
   void start(int64_t epoch, int64_t first_batch = 0, int64_t num_batches = -1);
 
-  /// The next batch, or nothing at the end of the epoch. Rethrows what the data set threw for that batch.
+  /// The next batch, or nothing at the end of the epoch. Rethrows what the data set threw for that
+  /// batch, which ends the epoch. Throws UsageError before the first start().
   std::optional<Batch> next();
 
-  /// Ends the epoch and its threads early.
+  /// Ends the epoch early; waits for the batches that are being fetched. The threads sleep until
+  /// the next start().
   void stop();
 
  private:
   struct Impl;
+  Impl& impl() const;
+
   std::unique_ptr<Impl> impl_;
 };
 

@@ -1,5 +1,3 @@
-#include <trainer/data/dataset.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -8,12 +6,13 @@
 
 #include <ATen/EmptyTensor.h>
 #include <ATen/Functions.h>
-#include <c10/util/SmallVector.h>
+#include <c10/util/DimVector.h>
 #include <c10/util/Type.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <trainer/core/error.h>
+#include <trainer/data/dataset.h>
 #include <trainer/data/sampler.h>
 
 namespace trainer {
@@ -21,7 +20,8 @@ namespace {
 
 std::string class_name(const Dataset& dataset) { return c10::demangle(typeid(dataset).name()); }
 
-/// The parts of a sample that have to be equal for two to be stacked: "x: Float [3, 4], y: Long []".
+/// The parts of a sample that have to be equal for two to be stacked: "x: Float [3, 4], y: Long
+/// []".
 std::string form(const Batch& sample) {
   std::string text;
   for (size_t i = 0; i < sample.num_tensors(); ++i) {
@@ -105,9 +105,9 @@ Batch Dataset::get_batch(std::span<const int64_t> indices) const {
 TensorDataset::TensorDataset(std::vector<torch::Tensor> tensors, std::vector<std::string> names)
     : tensors_(std::move(tensors)), names_(std::move(names)) {
   if (!names_.empty() && names_.size() != tensors_.size()) {
-    throw UsageError(fmt::format(
-        "TensorDataset: {} tensors but {} names. Give every tensor a name, or none.",
-        tensors_.size(), names_.size()));
+    throw UsageError(
+        fmt::format("TensorDataset: {} tensors but {} names. Give every tensor a name, or none.",
+                    tensors_.size(), names_.size()));
   }
   for (size_t i = 0; i < tensors_.size(); ++i) {
     auto& tensor = tensors_[i];
@@ -175,13 +175,12 @@ Batch Subset::get(int64_t index) const {
 }
 
 Batch Subset::get_batch(std::span<const int64_t> indices) const {
-  c10::SmallVector<int64_t, 256> mapped;
-  mapped.reserve(indices.size());
-  for (const int64_t index : indices) {
-    check_index("Subset", index, size());
-    mapped.push_back(indices_[static_cast<size_t>(index)]);
+  std::vector<int64_t> mapped(indices.size());
+  for (size_t i = 0; i < indices.size(); ++i) {
+    check_index("Subset", indices[i], size());
+    mapped[i] = indices_[static_cast<size_t>(indices[i])];
   }
-  return dataset_->get_batch({mapped.data(), mapped.size()});
+  return dataset_->get_batch(mapped);
 }
 
 std::vector<std::shared_ptr<Subset>> random_split(std::shared_ptr<const Dataset> dataset,
@@ -197,10 +196,10 @@ std::vector<std::shared_ptr<Subset>> random_split(std::shared_ptr<const Dataset>
     sum += fraction;
   }
   if (!positive || !(std::abs(sum - 1) < 1e-6)) {
-    throw UsageError(
-        fmt::format("random_split: fractions {} add up to {:.6g}; they have to be above 0 and add up "
-                    "to 1.",
-                    fractions, sum));
+    throw UsageError(fmt::format(
+        "random_split: fractions {} add up to {:.6g}; they have to be above 0 and add up "
+        "to 1.",
+        fractions, sum));
   }
   const int64_t size = dataset->size();
   if (size < 1) {

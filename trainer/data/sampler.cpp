@@ -1,5 +1,3 @@
-#include <trainer/data/sampler.h>
-
 #include <algorithm>
 #include <cmath>
 
@@ -7,6 +5,7 @@
 
 #include <trainer/core/error.h>
 #include <trainer/core/seed.h>
+#include <trainer/data/sampler.h>
 
 namespace trainer {
 namespace {

@@ -71,7 +71,7 @@ void check_options(const AdamWOptions& options) {
   }
 }
 
-/// "[2, 3] with strides [3, 1], float on cpu".
+/// "[2, 3] with strides [3, 1], Float on cpu".
 std::string describe(const Tensor& tensor) {
   return fmt::format("[{}] with strides [{}], {} on {}", fmt::join(tensor.sizes(), ", "),
                      fmt::join(tensor.strides(), ", "), tensor.dtype().name(),
@@ -101,11 +101,17 @@ Tensor like_parameter(const Tensor& gradient, const Tensor& parameter) {
                     "  Make the embedding without sparse(true), or use torch::optim::SGD.",
                     fmt::join(parameter.sizes(), ", ")));
   }
+  if (gradient.sizes() != parameter.sizes()) {
+    throw UsageError(
+        fmt::format("AdamW: the gradient of a parameter of shape [{}] has shape [{}].\n"
+                    "  Give it a gradient of its own shape.",
+                    fmt::join(parameter.sizes(), ", "), fmt::join(gradient.sizes(), ", ")));
+  }
   if (gradient.strides() == parameter.strides()) {
     return gradient;
   }
-  if (gradient.is_contiguous() &&
-      parameter.is_contiguous()) {  // Only strides of dims of size 1 differ.
+  // Only the strides of dims of size 1 differ: no copy.
+  if (gradient.is_contiguous() && parameter.is_contiguous()) {
     return gradient.as_strided(parameter.sizes(), parameter.strides());
   }
   return torch::empty_like(parameter).copy_(gradient);
@@ -136,6 +142,7 @@ struct AdamW::FusedCall {
   std::vector<Tensor> exp_avg_sqs = {};
   std::vector<Tensor> steps = {};  ///< Views of `counters`.
   Tensor counters = {};  ///< [num_parameters] float32: counts the steps of all in one operation.
+  Tensor one = {};       ///< Adding the number 1 would make this tensor anew in every step.
   bool linked = false;   ///< Whether the state's lists belong to `parameters`.
 
   void add(const Tensor& parameter) {
@@ -154,6 +161,7 @@ struct AdamW::FusedCall {
     if (linked && parameters.size() == gradients.size()) {
       return;
     }
+    linked = false;
     parameters.resize(gradients.size());
     exp_avgs.clear();
     exp_avg_sqs.clear();
@@ -173,6 +181,7 @@ struct AdamW::FusedCall {
     for (size_t i = 0; i < steps.size(); ++i) {
       static_cast<ParamState&>(*states[parameters[i].unsafeGetTensorImpl()]).step = steps[i];
     }
+    one = torch::ones({}, counters.options());
     linked = true;
   }
 
@@ -180,7 +189,7 @@ struct AdamW::FusedCall {
     for (size_t i = 0; i < parameters.size(); ++i) {
       check_same_layout(parameters[i], exp_avgs[i]);
     }
-    counters.add_(1);
+    counters.add_(one);
     const auto [beta1, beta2] = options.betas();
     at::_fused_adamw_(parameters, gradients, exp_avgs, exp_avg_sqs, {}, steps, options.lr(), beta1,
                       beta2, options.weight_decay(), options.eps(), /*amsgrad=*/false,

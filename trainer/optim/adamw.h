@@ -27,20 +27,21 @@ struct AdamWOptions : public torch::optim::OptimizerCloneableOptions<AdamWOption
 
 /// Adam with decoupled weight decay, for floating-point parameters of any device. A parameter whose
 /// gradient is undefined is left alone, and the step is not counted for it, as in PyTorch. Its
-/// moments have its dtype. Source: Loshchilov and Hutter 2019, arXiv:1711.05101; kernel:
-/// at::_fused_adamw_.
+/// moments have its dtype.
+/// Source: Loshchilov and Hutter 2019, arXiv:1711.05101; kernel: at::_fused_adamw_.
 class AdamW : public torch::optim::Optimizer, public StatefulOptimizer {
  public:
-  /// Throws UsageError for a negative learning rate, eps or weight decay, for betas outside of [0,
-  /// 1), and for a group with the options of another optimizer.
+  /// Throws UsageError for a negative learning rate, eps or weight decay, for betas that are not at
+  /// least 0 and below 1, and for a group with the options of another optimizer.
   explicit AdamW(std::vector<torch::Tensor> parameters, AdamWOptions options = AdamWOptions());
   explicit AdamW(const std::vector<torch::optim::OptimizerParamGroup>& groups,
                  AdamWOptions defaults = AdamWOptions());
   ~AdamW() override;
 
   /// Evaluates `closure`, if there is one, with gradients enabled, then updates the parameters.
-  /// Returns the closure's loss, or an undefined tensor. Throws UsageError for a sparse gradient
-  /// and for a parameter with gaps in its memory. Syncs: no.
+  /// Returns the closure's loss, or an undefined tensor. Throws UsageError for a sparse gradient, a
+  /// parameter with gaps in its memory, and one that was converted after its first step.
+  /// Syncs: no.
   torch::Tensor step(LossClosure closure = nullptr) override;
 
   OptimizerState optimizer_state() const override;

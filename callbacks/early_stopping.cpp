@@ -1,0 +1,180 @@
+#include <callbacks/early_stopping.h>
+
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+#include <torch/types.h>
+#include <torch/utils.h>
+
+#include <trainer/core/config.h>
+#include <trainer/core/error.h>
+#include <trainer/core/log.h>
+#include <trainer/trainer.h>
+
+namespace trainer {
+namespace {
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+
+/// JSON has no NaN and no infinity.
+nlohmann::json to_json(double value) {
+  return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(fmt::format("{}", value));
+}
+double from_json(const nlohmann::json& value) {
+  return value.is_string() ? std::stod(value.get<std::string>()) : value.get<double>();
+}
+
+std::string shown(double value) {
+  return std::isfinite(value) ? fmt::format("{:.6g}", value) : "none";
+}
+
+/// Ranks may see different values of a metric that is not reduced over them, yet they stop together.
+/// Collective: yes.
+bool any_rank(Strategy& strategy, bool decision) {
+  torch::Tensor flag = torch::full({1}, decision ? 1.0 : 0.0, strategy.device());
+  strategy.all_reduce(flag, ReduceOp::kMax);
+  return flag.item<float>() > 0;
+}
+
+}  // namespace
+
+void EarlyStopping::Init::validate() const {
+  if (monitor.empty()) {
+    throw ConfigError("monitor is empty. Give the name of a metric that the module logs, as val_loss.");
+  }
+}
+
+EarlyStopping::EarlyStopping(Init init)
+    : init_(std::move(init)), best_score_(init_.mode == "min" ? kInfinity : -kInfinity) {}
+
+void EarlyStopping::on_validation_end(Trainer& trainer, Module&) {
+  if (!init_.check_on_train_epoch_end.value_or(false)) {
+    check(trainer, "after validation");
+  }
+}
+
+void EarlyStopping::on_train_epoch_end(Trainer& trainer, Module&) {
+  if (init_.check_on_train_epoch_end.value_or(false) || trainer.num_val_batches() == 0) {
+    check(trainer, "at the end of the training epoch");
+  }
+}
+
+void EarlyStopping::check(Trainer& trainer, const char* when) {
+  if (trainer.stage() != Stage::kFit || trainer.sanity_checking()) {
+    return;
+  }
+  const auto value = current(trainer, when);
+  const bool stops = value && evaluate(*value);
+  if (stops) {
+    log::info("EarlyStopping: " + message_);
+  }
+  if (any_rank(trainer.strategy(), stops)) {
+    stopped_epoch_ = trainer.progress().current_epoch;
+    trainer.should_stop = true;
+  }
+}
+
+std::optional<double> EarlyStopping::current(const Trainer& trainer, const char* when) {
+  const auto metrics = trainer.callback_metrics();
+  const auto found = metrics.find(init_.monitor);
+  if (found != metrics.end()) {
+    return found->second;
+  }
+  std::vector<std::string> names;
+  std::string all;
+  for (const auto& [name, value] : metrics) {
+    names.push_back(name);
+    all += (all.empty() ? "" : ", ") + name;
+  }
+  const std::string text =
+      fmt::format("EarlyStopping: there is no metric '{}' {}.{}\n  Logged so far: {}.", init_.monitor,
+                  when, config::did_you_mean(init_.monitor, names), all.empty() ? "nothing" : all);
+  if (init_.strict) {
+    throw UsageError(text +
+                     "\n  Log it with on_epoch=true; where only training logs it, set "
+                     "check_on_train_epoch_end: true.");
+  }
+  if (!std::exchange(told_of_missing_metric_, true)) {
+    log::warning(text + "\n  Checks are skipped until it is there (strict: false).");
+  }
+  return std::nullopt;
+}
+
+bool EarlyStopping::evaluate(double value) {
+  const std::string& name = init_.monitor;
+  const bool is_min = init_.mode == "min";
+  if (init_.check_finite && !std::isfinite(value)) {
+    return stop(Reason::kNonFiniteMetric,
+                fmt::format("{} is {}. Best before: {}.", name, value, shown(best_score_)));
+  }
+  if (init_.stopping_threshold && is_better(value, *init_.stopping_threshold)) {
+    return stop(Reason::kStoppingThreshold,
+                fmt::format("{} is {:.6g}, {} stopping_threshold {:.6g}.", name, value,
+                            is_min ? "below" : "above", *init_.stopping_threshold));
+  }
+  if (init_.divergence_threshold && is_better(*init_.divergence_threshold, value)) {
+    return stop(Reason::kDivergenceThreshold,
+                fmt::format("{} is {:.6g}, {} divergence_threshold {:.6g}.", name, value,
+                            is_min ? "above" : "below", *init_.divergence_threshold));
+  }
+  if (is_better(is_min ? value + init_.min_delta : value - init_.min_delta, best_score_)) {
+    if (init_.verbose) {
+      log::info(fmt::format("EarlyStopping: {} improved from {} to {:.6g}.", name,
+                            shown(best_score_), value));
+    }
+    best_score_ = value;
+    wait_count_ = 0;
+    return false;
+  }
+  ++wait_count_;
+  if (wait_count_ < init_.patience) {
+    return false;
+  }
+  return stop(Reason::kPatienceExhausted,
+              fmt::format("{} did not improve by more than {:.6g} in the last {} checks. Best: {}.",
+                          name, init_.min_delta, wait_count_, shown(best_score_)));
+}
+
+bool EarlyStopping::stop(Reason reason, std::string message) {
+  reason_ = reason;
+  message_ = std::move(message);
+  return true;
+}
+
+std::string EarlyStopping::state_key() const {
+  return fmt::format("monitor={},mode={}", init_.monitor, init_.mode);
+}
+
+nlohmann::json EarlyStopping::state_dict() const {
+  return {{"wait_count", wait_count_},
+          {"best_score", to_json(best_score_)},
+          {"stopped_epoch", stopped_epoch_},
+          {"patience", init_.patience}};
+}
+
+void EarlyStopping::load_state_dict(const nlohmann::json& state) {
+  try {
+    const int64_t wait_count = state.at("wait_count");
+    const double best_score = from_json(state.at("best_score"));
+    const int64_t stopped_epoch = state.at("stopped_epoch");
+    const int64_t patience = state.at("patience");
+    if (patience != init_.patience) {
+      log::info(fmt::format("EarlyStopping: patience is {} from here on, it was {} in the checkpoint.",
+                            init_.patience, patience));
+    }
+    wait_count_ = wait_count;
+    best_score_ = best_score;
+    stopped_epoch_ = stopped_epoch;
+  } catch (const std::exception& error) {
+    throw CheckpointError(fmt::format(
+        "EarlyStopping: its state in the checkpoint is malformed: {} ({}).\n  Resume from another "
+        "checkpoint.",
+        state.dump(), error.what()));
+  }
+}
+
+}  // namespace trainer

@@ -1,0 +1,270 @@
+#include <callbacks/model_checkpoint.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include <fmt/format.h>
+
+#include <trainer/core/config.h>
+#include <trainer/core/error.h>
+#include <trainer/core/log.h>
+#include <trainer/trainer.h>
+
+namespace trainer {
+namespace {
+
+constexpr const char* kExtension = ".ckpt";
+
+/// The epoch that the present state belongs to: the one that just ended, where one did.
+int64_t epoch_of(const Trainer& trainer) {
+  const Progress& progress = trainer.progress();
+  return progress.batch_idx == 0 && progress.current_epoch > 0 ? progress.current_epoch - 1 : progress.current_epoch;
+}
+
+std::string one_value(const std::string& format, double value, bool is_count) {
+  if (format.empty()) {
+    return is_count ? fmt::format("{}", static_cast<int64_t>(value)) : fmt::format("{}", value);
+  }
+  // Zero-padded counts (02d) and fixed decimals (.2f) are what people write here.
+  return is_count ? fmt::format(fmt::runtime("{:" + format + "}"), static_cast<int64_t>(value))
+                  : fmt::format(fmt::runtime("{:" + format + "}"), value);
+}
+
+nlohmann::json to_json(double value) {
+  return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(fmt::format("{}", value));
+}
+double from_json(const nlohmann::json& value) {
+  return value.is_string() ? std::stod(value.get<std::string>()) : value.get<double>();
+}
+
+}  // namespace
+
+std::string format_checkpoint_name(const std::string& name_template, const std::map<std::string, double>& values,
+                                   bool auto_insert_metric_name) {
+  std::string name;
+  for (size_t at = 0; at < name_template.size();) {
+    if (name_template[at] != '{') {
+      name += name_template[at++];
+      continue;
+    }
+    const size_t end = name_template.find('}', at);
+    if (end == std::string::npos) {
+      throw ConfigError(fmt::format("ModelCheckpoint.filename: '{}' has a {{ without a }}.", name_template));
+    }
+    const std::string inside = name_template.substr(at + 1, end - at - 1);
+    const size_t colon = inside.find(':');
+    const std::string key = inside.substr(0, colon);
+    const std::string format = colon == std::string::npos ? "" : inside.substr(colon + 1);
+    const auto value = values.find(key);
+    try {
+      name += (auto_insert_metric_name ? key + "=" : "") +
+              one_value(format, value == values.end() ? 0 : value->second, key == "epoch" || key == "step");
+    } catch (const fmt::format_error& error) {
+      throw ConfigError(fmt::format("ModelCheckpoint.filename: '{}' is no number format ({}). Write {{{}:.2f}}, say.",
+                                    inside, error.what(), key));
+    }
+    at = end + 1;
+  }
+  std::replace(name.begin(), name.end(), '/', '_');  // a metric called val/loss makes no folder
+  if (name.empty() || name.front() == '.') {
+    throw ConfigError(fmt::format("ModelCheckpoint.filename: '{}' gives the name '{}'. Begin it with a letter.",
+                                  name_template, name));
+  }
+  return name;
+}
+
+void ModelCheckpoint::Init::validate() const {
+  if (every_n_train_steps && every_n_epochs) {
+    throw ConfigError("every_n_train_steps and every_n_epochs exclude each other. Give one of them.");
+  }
+  if (!monitor && save_top_k > 1) {
+    throw ConfigError(fmt::format("save_top_k is {} without a monitor. Name the metric in monitor, or use -1, 0 or 1.",
+                                  save_top_k));
+  }
+  format_checkpoint_name(filename, {}, auto_insert_metric_name);
+}
+
+void ModelCheckpoint::on_train_start(Trainer& trainer, Module&) {
+  run_ = trainer.run_directory();
+  if (run_) {
+    fs::create_directories(run_->checkpoints());
+  }
+}
+
+void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&, int64_t) {
+  if (init_.every_n_train_steps && trainer.at_step_edge() &&
+      trainer.progress().global_step % *init_.every_n_train_steps == 0) {
+    waits_for_validation_ = init_.monitor && trainer.num_val_batches() > 0 &&
+                            !trainer.callback_metrics().contains(*init_.monitor);
+    if (!waits_for_validation_) {
+      save_if_wanted(trainer);
+    }
+  }
+}
+
+void ModelCheckpoint::on_validation_end(Trainer& trainer, Module&) {
+  const bool is_due = init_.every_n_train_steps ? waits_for_validation_
+                                                : saves_after_validation(trainer) && is_due_this_epoch(trainer);
+  if (is_due) {
+    waits_for_validation_ = false;
+    save_if_wanted(trainer);
+  }
+}
+
+void ModelCheckpoint::on_train_epoch_end(Trainer& trainer, Module&) {
+  if (!init_.every_n_train_steps && !saves_after_validation(trainer) && is_due_this_epoch(trainer)) {
+    save_if_wanted(trainer);
+  }
+}
+
+void ModelCheckpoint::on_train_stop(Trainer& trainer, Module&) { save_last(trainer); }
+
+void ModelCheckpoint::on_train_end(Trainer& trainer, Module&) { save_last(trainer); }
+
+bool ModelCheckpoint::saves_after_validation(const Trainer& trainer) const {
+  return !init_.save_on_train_epoch_end.value_or(!trainer.validates_in_this_epoch());
+}
+
+bool ModelCheckpoint::is_due_this_epoch(const Trainer& trainer) const {
+  return (trainer.progress().current_epoch + 1) % init_.every_n_epochs.value_or(1) == 0;
+}
+
+void ModelCheckpoint::save_if_wanted(Trainer& trainer) {
+  if (!run_ || trainer.stage() != Stage::kFit || trainer.progress().global_step == last_step_ || init_.save_top_k == 0) {
+    return;
+  }
+  const auto value = score(trainer);
+  if (value && is_among_best(*value)) {
+    save(trainer, value);
+  }
+}
+
+void ModelCheckpoint::save_last(Trainer& trainer) {
+  if (run_ && trainer.progress().global_step != last_step_ && trainer.progress().global_step > 0) {
+    save(trainer, std::nullopt);
+  }
+}
+
+/// `score` places the checkpoint among the best; without one it is only the last, until a newer one comes.
+void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
+  const std::string name = unused_name(trainer);
+  const std::string superseded = kept_.contains(last_) ? "" : last_;
+  std::string dropped;
+  if (score) {
+    kept_[name] = *score;
+    const auto by_score = [&](const auto& a, const auto& b) { return is_better(a.second, b.second); };
+    best_ = std::min_element(kept_.begin(), kept_.end(), by_score)->first;
+    if (init_.save_top_k > 0 && static_cast<int64_t>(kept_.size()) > init_.save_top_k) {
+      dropped = std::max_element(kept_.begin(), kept_.end(), by_score)->first;
+      kept_.erase(dropped);
+    }
+  }
+  last_ = name;
+  last_step_ = trainer.progress().global_step;
+  trainer.save_checkpoint(run_->checkpoints() / name);  // holds the state above, this checkpoint included
+  run_->point("last", last_);
+  if (!best_.empty()) {
+    run_->point("best", best_);
+  }
+  // Only now, when the new one is complete and pointed to.
+  remove(superseded);
+  remove(dropped);
+  if (init_.verbose) {
+    log::info(fmt::format("saved {}", (run_->checkpoints() / name).string()));
+  }
+}
+
+std::optional<double> ModelCheckpoint::score(const Trainer& trainer) const {
+  if (!init_.monitor) {
+    return static_cast<double>(trainer.progress().global_step);
+  }
+  const auto metrics = trainer.callback_metrics();
+  const auto found = metrics.find(*init_.monitor);
+  if (found == metrics.end()) {
+    std::vector<std::string> names;
+    std::string all;
+    for (const auto& [name, value] : metrics) {
+      names.push_back(name);
+      all += (all.empty() ? "" : ", ") + name;
+    }
+    throw UsageError(fmt::format("ModelCheckpoint: no metric '{}' was logged.{} Logged so far: {}.", *init_.monitor,
+                                 config::did_you_mean(*init_.monitor, names), all.empty() ? "nothing" : all));
+  }
+  const double worst = (init_.mode == "min" ? 1 : -1) * std::numeric_limits<double>::infinity();
+  return std::isnan(found->second) ? worst : found->second;
+}
+
+bool ModelCheckpoint::is_better(double a, double b) const {
+  return init_.monitor && init_.mode == "min" ? a < b : a > b;
+}
+
+bool ModelCheckpoint::is_among_best(double score) const {
+  if (init_.save_top_k < 0 || static_cast<int64_t>(kept_.size()) < init_.save_top_k) {
+    return true;
+  }
+  return std::any_of(kept_.begin(), kept_.end(), [&](const auto& kept) { return is_better(score, kept.second); });
+}
+
+std::string ModelCheckpoint::unused_name(const Trainer& trainer) const {
+  auto values = trainer.callback_metrics();
+  values["epoch"] = static_cast<double>(epoch_of(trainer));
+  values["step"] = static_cast<double>(trainer.progress().global_step);
+  const std::string base = format_checkpoint_name(init_.filename, values, init_.auto_insert_metric_name);
+  std::string name = base + kExtension;
+  // A folder of that name that is not ours is never overwritten; one that a resumed run left behind is made anew.
+  for (int version = 1; kept_.contains(name) || name == last_; ++version) {
+    name = fmt::format("{}-v{}{}", base, version, kExtension);
+  }
+  return name;
+}
+
+void ModelCheckpoint::remove(const std::string& name) {
+  if (name.empty() || name == last_ || kept_.contains(name)) {
+    return;
+  }
+  std::error_code error;
+  std::filesystem::remove_all(run_->checkpoints() / name, error);
+  if (error) {
+    log::warning(fmt::format("cannot remove the old checkpoint {}: {}", (run_->checkpoints() / name).string(),
+                             error.message()));
+  }
+}
+
+std::string ModelCheckpoint::state_key() const { return init_.monitor.value_or(""); }
+
+nlohmann::json ModelCheckpoint::state_dict() const {
+  nlohmann::json state = {{"best", best_}, {"last", last_}, {"last_step", last_step_},
+                          {"waits_for_validation", waits_for_validation_},
+                          {"kept", nlohmann::json::object()}};
+  for (const auto& [name, score] : kept_) {
+    state["kept"][name] = to_json(score);
+  }
+  return state;
+}
+
+void ModelCheckpoint::load_state_dict(const nlohmann::json& state) {
+  best_ = state.at("best");
+  last_ = state.at("last");
+  last_step_ = state.at("last_step");
+  waits_for_validation_ = state.at("waits_for_validation");
+  kept_.clear();
+  for (const auto& [name, score] : state.at("kept").items()) {
+    kept_[name] = from_json(score);
+  }
+}
+
+std::optional<fs::Path> ModelCheckpoint::best_model_path() const {
+  return run_ && !best_.empty() ? std::optional(run_->checkpoints() / best_) : std::nullopt;
+}
+
+std::optional<double> ModelCheckpoint::best_model_score() const {
+  const auto found = kept_.find(best_);
+  return init_.monitor && found != kept_.end() ? std::optional(found->second) : std::nullopt;
+}
+
+std::optional<fs::Path> ModelCheckpoint::last_model_path() const {
+  return run_ && !last_.empty() ? std::optional(run_->checkpoints() / last_) : std::nullopt;
+}
+
+}  // namespace trainer

@@ -1,0 +1,101 @@
+#pragma once
+// Saves checkpoints while training runs: the newest, the best by a metric, every so many steps or epochs. Every run has
+// one (enable_checkpointing); list it in `callbacks` to choose what it keeps.
+//
+// Beside the checkpoint folders it keeps two pointer files: `last` names the newest one, which always holds the state
+// in which training ended, and `best` the best by `monitor` (without monitor, the newest).
+
+#include <map>
+#include <optional>
+#include <string>
+
+#include <trainer/callback.h>
+#include <trainer/core/filesystem.h>
+#include <trainer/core/reflect.h>
+#include <trainer/run_directory.h>
+
+namespace trainer {
+
+class ModelCheckpoint : public Callback {
+ public:
+  static constexpr const char* kDoc = "Saves checkpoints: the newest, the best, every so many steps or epochs.";
+
+  struct Init {
+    std::string filename = "{epoch}-{step}";
+    std::optional<std::string> monitor = std::nullopt;
+    std::string mode = "min";
+    int64_t save_top_k = 1;
+    std::optional<int64_t> every_n_train_steps = std::nullopt;
+    std::optional<int64_t> every_n_epochs = std::nullopt;
+    std::optional<bool> save_on_train_epoch_end = std::nullopt;
+    bool auto_insert_metric_name = true;
+    bool verbose = false;
+
+    static constexpr auto fields() {
+      using config::field, config::at_least, config::one_of;
+      return std::tuple{
+          field<&Init::filename>("Name of a checkpoint folder, without .ckpt: {epoch}, {step} and {metric:.2f}."),
+          field<&Init::monitor>("Metric that decides which checkpoints are the best; unset: the newest."),
+          field<&Init::mode>("Whether a smaller or a larger metric is better.", one_of("min", "max")),
+          field<&Init::save_top_k>("How many of the best to keep; -1 for all, 0 for none but the last.", at_least(-1)),
+          field<&Init::every_n_train_steps>("Save every so many optimizer steps.", at_least(1)),
+          field<&Init::every_n_epochs>("Save every so many epochs; 1 where neither interval is set.", at_least(1)),
+          field<&Init::save_on_train_epoch_end>(
+              "Save at the end of the training epoch, or after validation; unset: after validation where there is one."),
+          field<&Init::auto_insert_metric_name>("Write epoch=3-step=400, not 3-400."),
+          field<&Init::verbose>("Tell of every checkpoint that is saved."),
+      };
+    }
+    /// Throws ConfigError for settings that exclude each other.
+    void validate() const;
+  };
+
+  ModelCheckpoint() : ModelCheckpoint(Init{}) {}
+  explicit ModelCheckpoint(Init init) : init_(std::move(init)) {}
+
+  bool monitors() const override { return true; }
+  void on_train_start(Trainer&, Module&) override;
+  void on_train_batch_end(Trainer&, Module&, const torch::Tensor&, const Batch&, int64_t) override;
+  void on_validation_end(Trainer&, Module&) override;
+  void on_train_epoch_end(Trainer&, Module&) override;
+  void on_train_stop(Trainer&, Module&) override;
+  void on_train_end(Trainer&, Module&) override;
+
+  std::string state_key() const override;
+  nlohmann::json state_dict() const override;
+  void load_state_dict(const nlohmann::json& state) override;
+
+  /// Folder of the best checkpoint so far, and its score; of the newest one without monitor.
+  std::optional<fs::Path> best_model_path() const;
+  std::optional<double> best_model_score() const;
+  std::optional<fs::Path> last_model_path() const;
+
+ private:
+  bool saves_after_validation(const Trainer& trainer) const;
+  bool is_due_this_epoch(const Trainer& trainer) const;
+  /// Saves if the rules ask for it: among the best, or just the newest.
+  void save_if_wanted(Trainer& trainer);
+  /// Saves whatever the rules say, unless this step is saved already.
+  void save_last(Trainer& trainer);
+  void save(Trainer& trainer, std::optional<double> score);
+  std::optional<double> score(const Trainer& trainer) const;
+  bool is_better(double a, double b) const;
+  bool is_among_best(double score) const;
+  std::string unused_name(const Trainer& trainer) const;
+  void remove(const std::string& name);
+
+  Init init_;
+  std::optional<RunDirectory> run_;
+  // Checkpoints of the rules above by name, with their scores (the step, without monitor).
+  std::map<std::string, double> kept_;
+  std::string best_, last_;
+  int64_t last_step_ = -1;
+  bool waits_for_validation_ = false;  // a save by steps whose metric no validation has given yet
+};
+
+/// The name that a template gives: "{epoch}-{val_loss:.2f}" becomes "epoch=3-val_loss=0.25". A metric that is not
+/// there counts as 0, as in Lightning. Throws ConfigError for a template that is malformed or names a path.
+std::string format_checkpoint_name(const std::string& name_template, const std::map<std::string, double>& values,
+                                   bool auto_insert_metric_name);
+
+}  // namespace trainer

@@ -1,0 +1,25 @@
+#include "digits_data.h"
+
+TRAINER_REGISTER_DATA_MODULE(DigitsData);
+
+void DigitsData::setup(trainer::Stage) {
+  const auto table = trainer::data::read_csv(init_.path);  // [1797, 65]
+  const auto images = table.narrow(1, 0, 64).div(16).reshape({-1, 1, 8, 8});
+  const auto labels = table.select(1, 64).to(torch::kInt64);
+  const auto all = std::make_shared<trainer::TensorDataset>(std::vector<torch::Tensor>{images, labels});
+  parts_ = trainer::random_split(all, {1 - init_.val_fraction - init_.test_fraction, init_.val_fraction, init_.test_fraction},
+                                 static_cast<uint64_t>(init_.split_seed));
+}
+
+trainer::DataLoader DigitsData::loader(size_t part, bool shuffle) const {
+  return {parts_.at(part), {.batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers}};
+}
+
+trainer::DataLoader DigitsData::train_dataloader() { return loader(0, true); }
+trainer::DataLoader DigitsData::val_dataloader() { return loader(1, false); }
+trainer::DataLoader DigitsData::test_dataloader() { return loader(2, false); }
+trainer::DataLoader DigitsData::predict_dataloader() { return loader(2, false); }
+
+nlohmann::json DigitsData::checksums() const {
+  return {{init_.path, "xxh3_128:" + trainer::hash::xxh3_128_of_file(init_.path)}};
+}

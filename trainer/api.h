@@ -1,0 +1,29 @@
+#pragma once
+// Everything research code needs: `#include <trainer/api.h>`.
+
+#include <torch/torch.h>
+
+#include <callbacks/early_stopping.h>
+#include <callbacks/learning_rate_monitor.h>
+#include <callbacks/model_checkpoint.h>
+#include <callbacks/model_summary.h>
+#include <callbacks/progress_bar.h>
+#include <loggers/csv_logger.h>
+#include <loggers/jsonl_logger.h>
+#include <loggers/tensorboard_logger.h>
+
+#include <trainer/cli/cli.h>
+#include <trainer/core/console.h>
+#include <trainer/core/error.h>
+#include <trainer/core/hash.h>
+#include <trainer/core/registry.h>
+#include <trainer/core/seed.h>
+#include <trainer/data/data_module.h>
+#include <trainer/data/readers/csv.h>
+#include <trainer/data/readers/idx.h>
+#include <trainer/data/readers/npy.h>
+#include <trainer/data/readers/token_file.h>
+#include <trainer/module.h>
+#include <trainer/optim/adamw.h>
+#include <trainer/optim/lr_scheduler.h>
+#include <trainer/trainer.h>

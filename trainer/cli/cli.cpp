@@ -1,0 +1,149 @@
+#include <trainer/cli/cli.h>
+
+#include <exception>
+#include <string>
+#include <vector>
+
+#include <c10/util/Exception.h>
+#include <fmt/format.h>
+#include <CLI/CLI.hpp>
+
+#include <trainer/builtins.h>
+#include <trainer/cli/command.h>
+#include <trainer/cli/plugin.h>
+#include <trainer/core/console.h>
+#include <trainer/core/error.h>
+#include <trainer/version.h>
+
+namespace trainer {
+namespace {
+
+constexpr const char* kExitCodes =
+    "\nExit codes:\n"
+    "  0    done\n"
+    "  1    the module, data or a callback raised an error\n"
+    "  2    bad command line or configuration\n"
+    "  66   data or checkpoint missing, unreadable or damaged\n"
+    "  74   cannot write: disk full, no permission\n"
+    "  75   stopped by SIGUSR1 after a checkpoint: run the command again\n"
+    "  85   the checkpoint is damaged or belongs to another architecture\n"
+    "  86   the loss became NaN or infinite\n"
+    "  130  stopped by Ctrl-C after a checkpoint\n"
+    "  143  stopped by SIGTERM after a checkpoint\n";
+
+/// What CLI11 did not know are overrides: --a.b=c, --a.b c, and a.b=c.
+std::vector<std::string> to_overrides(const std::vector<std::string>& words) {
+  std::vector<std::string> overrides;
+  for (size_t i = 0; i < words.size(); ++i) {
+    std::string word = words[i];
+    const bool is_option = word.starts_with("--");
+    word = is_option ? word.substr(2) : word;
+    if (word.find('=') == std::string::npos) {
+      if (!is_option || i + 1 == words.size()) {
+        throw ConfigError(fmt::format("command line: '{}' is no option and no override. Write --key.path=value.",
+                                      words[i]));
+      }
+      word += "=" + words[++i];
+    }
+    overrides.push_back(std::move(word));
+  }
+  return overrides;
+}
+
+struct Command {
+  CLI::App* app = nullptr;
+  std::string help_class;
+  CLI::Option* help = nullptr;
+  Arguments arguments = {};
+};
+
+void add_common_options(Command& command) {
+  CLI::App& app = *command.app;
+  app.allow_extras();
+  app.set_help_flag("");
+  command.help = app.add_option("--help,-h", command.help_class, "Show every key, or the arguments of one class.")
+                     ->expected(0, 1);
+  app.add_option("--config,-c", command.arguments.configs, "YAML file; may come several times, later ones win.")
+      ->allow_extra_args(false);
+  app.add_option("--plugin", command.arguments.plugins, "Path of a plug-in to load; may come several times.")
+      ->allow_extra_args(false);
+}
+
+void add_stage_options(Command& command) {
+  CLI::App& app = *command.app;
+  app.add_option("--ckpt_path", command.arguments.ckpt_path, "Checkpoint: last, best, or a path.");
+  app.add_option("--run", command.arguments.run, "Run folder in which last and best are looked for.");
+  app.add_flag("--print_config", command.arguments.print_config, "Print the whole configuration and stop.");
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Trains LibTorch modules; see `trainer fit --help`.", "trainer");
+  app.set_version_flag("--version", kVersion);
+  app.set_help_flag("--help,-h", "Show this text.");
+  app.require_subcommand(1);
+  app.footer(kExitCodes);
+  const std::pair<Stage, const char*> stages[] = {
+      {Stage::kFit, "Train, from the start or from a checkpoint."},
+      {Stage::kValidate, "One pass over the validation data."},
+      {Stage::kTest, "One pass over the test data."},
+      {Stage::kPredict, "Write the predictions for the prediction data."},
+  };
+  Command commands[5];
+  for (size_t i = 0; i < 4; ++i) {
+    commands[i].app = app.add_subcommand(to_string(stages[i].first), stages[i].second);
+    add_common_options(commands[i]);
+    add_stage_options(commands[i]);
+  }
+  commands[4].app = app.add_subcommand("list", "The classes that YAML can name, plug-ins included.");
+  add_common_options(commands[4]);
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) {
+      return app.exit(error);  // --help, --version
+    }
+    throw ConfigError(fmt::format("command line: {}\n  `trainer --help` shows what there is.", error.what()));
+  }
+  for (size_t i = 0; i < 5; ++i) {
+    Command& command = commands[i];
+    if (!command.app->parsed()) {
+      continue;
+    }
+    command.arguments.overrides = to_overrides(command.app->remaining());
+    const bool is_list = i == 4;
+    if (command.help->count() > 0) {
+      load_config(command.arguments.configs, command.arguments.overrides, command.arguments.plugins);
+      console::print(command.help_class.empty()
+                         ? command.app->help() + (is_list ? "" : help_for_stage(stages[i].first)) + kExitCodes
+                         : help_for_class(command.help_class));
+      return static_cast<int>(ExitCode::kOk);
+    }
+    return is_list ? list_classes(command.arguments) : run_stage(stages[i].first, command.arguments);
+  }
+  throw InternalError("no subcommand was parsed");
+}
+
+void print_error(const std::string& text) {
+  console::clear_status();
+  console::write_line("error: " + text);
+}
+
+}  // namespace
+
+int cli(int argc, char** argv) {
+  try {
+    register_builtins();
+    return run(argc, argv);
+  } catch (const Error& error) {
+    print_error(error.what());
+    return static_cast<int>(error.exit_code());
+  } catch (const c10::Error& error) {
+    print_error(fmt::format("LibTorch: {}", error.what_without_backtrace()));
+  } catch (const std::exception& error) {
+    print_error(error.what());
+  }
+  return static_cast<int>(ExitCode::kUserCode);
+}
+
+}  // namespace trainer

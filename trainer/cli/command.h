@@ -1,0 +1,31 @@
+#pragma once
+// The parsed command line and the subcommands, one source file each.
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <trainer/cli/run_config.h>
+#include <trainer/progress.h>
+
+namespace trainer {
+
+/// What follows `trainer fit`.
+struct Arguments {
+  std::vector<std::string> configs;
+  std::vector<std::string> overrides;  // "a.b=c"
+  std::vector<std::string> plugins;
+  std::optional<std::string> ckpt_path;
+  std::optional<std::string> run;
+  bool print_config = false;
+};
+
+/// Each returns the exit code and throws the errors of trainer/core/error.h.
+int run_stage(Stage stage, const Arguments& arguments);
+int list_classes(const Arguments& arguments);
+
+/// The whole key tree of a run, or the arguments of one class. Throws ConfigError for an unknown class.
+std::string help_for_stage(Stage stage);
+std::string help_for_class(const std::string& name);
+
+}  // namespace trainer

@@ -1,0 +1,90 @@
+#include <fmt/format.h>
+
+#include <trainer/cli/command.h>
+#include <trainer/cli/plugin.h>
+#include <trainer/core/console.h>
+#include <trainer/core/error.h>
+
+namespace trainer {
+namespace {
+
+constexpr const char* kKinds[] = {"module", "data module", "callback", "logger", "strategy", "accelerator"};
+
+std::string default_text(const config::Node& value) {
+  std::string text = config::to_yaml(value);
+  while (!text.empty() && text.back() == '\n') {
+    text.pop_back();
+  }
+  return text.find('\n') == std::string::npos ? text : "...";
+}
+
+std::string key_tree(const std::vector<config::FieldInfo>& fields, const std::string& prefix) {
+  std::string text;
+  for (const auto& field : fields) {
+    if (!field.fields.empty()) {
+      text += key_tree(field.fields, prefix + field.name + ".");
+      continue;
+    }
+    const std::string rules = field.rules.empty() ? "" : fmt::format(" ({})", field.rules);
+    text += fmt::format("  --{}{}={}\n      {}: {}{}\n", prefix, field.name,
+                        field.required ? "<" + field.type + ">" : default_text(field.default_value), field.type,
+                        field.doc, rules);
+  }
+  return text;
+}
+
+std::string class_line(const ClassInfo& info) {
+  std::string names = info.name;
+  for (const auto& alias : info.aliases) {
+    names += ", " + alias;
+  }
+  return fmt::format("  {:<28}{} [{}]\n", names, info.doc, info.origin);
+}
+
+}  // namespace
+
+std::string help_for_stage(Stage stage) {
+  return fmt::format(
+      "\nKeys of the configuration, each also an override (--trainer.max_epochs=3):\n{}\n"
+      "A class is its name, or {{class_path: NAME, init_args: {{...}}}}. `trainer list` shows the classes,\n"
+      "`trainer {} --help NAME` the arguments of one.\n",
+      key_tree(config::describe<RunConfig>(), ""), to_string(stage));
+}
+
+std::string help_for_class(const std::string& name) {
+  for (const char* kind : kKinds) {
+    if (const auto info = registry::find(kind, name)) {
+      const std::string fields = info->fields.empty() ? "  takes no arguments\n" : key_tree(info->fields, "");
+      return fmt::format("{} ({}, {})\n{}{}init_args:\n{}", info->name, kind, info->origin, info->doc,
+                         info->doc.empty() ? "" : "\n", fields);
+    }
+  }
+  if (name == "Trainer") {
+    return "Trainer\n" + key_tree(config::describe<TrainerConfig>(), "trainer.");
+  }
+  throw ConfigError(fmt::format("--help {}: there is no such class. `trainer list` shows them; --plugin or a --config "
+                                "with `plugins:` adds more.",
+                                name));
+}
+
+int list_classes(const Arguments& arguments) {
+  load_config(arguments.configs, arguments.overrides, arguments.plugins);
+  for (const auto& name : available_plugins()) {
+    load_plugin(name, "trainer list");
+  }
+  std::string text;
+  for (const char* kind : kKinds) {
+    const auto classes = registry::list(kind);
+    if (classes.empty()) {
+      continue;
+    }
+    text += fmt::format("{}:\n", kind);
+    for (const auto& info : classes) {
+      text += class_line(*info);
+    }
+  }
+  console::print(text);
+  return static_cast<int>(ExitCode::kOk);
+}
+
+}  // namespace trainer

@@ -1,0 +1,115 @@
+#include <csignal>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include <trainer/checkpoint/safetensors.h>
+#include <trainer/cli/command.h>
+#include <trainer/core/console.h>
+#include <trainer/core/error.h>
+#include <trainer/core/log.h>
+#include <trainer/core/seed.h>
+#include <trainer/trainer.h>
+
+namespace trainer {
+namespace {
+
+std::string table(const std::string& title, const Trainer::MetricMap& metrics) {
+  size_t width = title.size();
+  for (const auto& [name, value] : metrics) {
+    width = std::max(width, name.size());
+  }
+  std::string text = fmt::format("{:-<{}}\n{:<{}}  value\n{:-<{}}\n", "", width + 14, title, width, "", width + 14);
+  for (const auto& [name, value] : metrics) {
+    text += fmt::format("{:<{}}  {:.6g}\n", name, width, value);
+  }
+  return text + fmt::format("{:-<{}}\n", "", width + 14);
+}
+
+std::string written_files(const Trainer& trainer) {
+  if (trainer.run_dir().empty()) {
+    return "";
+  }
+  std::string text = fmt::format("run         {}\n", trainer.run_dir().string());
+  for (const auto& [name, checkpoint] : {std::pair("last", trainer.run_directory()->last()),
+                                         std::pair("best", trainer.run_directory()->best())}) {
+    if (checkpoint) {
+      text += fmt::format("{}        {}\n", name, checkpoint->string());
+    }
+  }
+  std::vector<std::string> files;
+  for (const auto& entry : std::filesystem::directory_iterator(trainer.run_dir())) {
+    if (entry.is_regular_file()) {
+      files.push_back(entry.path().string());
+    }
+  }
+  std::sort(files.begin(), files.end());
+  for (const auto& file : files) {
+    text += fmt::format("file        {}\n", file);
+  }
+  return text;
+}
+
+int fit(Trainer& trainer, Module& module, DataModule& data, const Arguments& arguments) {
+  trainer.fit(module, data, arguments.ckpt_path);
+  if (const auto& metrics = trainer.validation_metrics(); !metrics.empty()) {
+    console::print(table("validation", metrics));
+  }
+  console::print(written_files(trainer));
+  const int signal = trainer.stop_signal();
+  if (signal == 0) {
+    return static_cast<int>(ExitCode::kOk);
+  }
+  log::warning(fmt::format("stopped by signal {} after {} steps; to go on, run the same command with --ckpt_path=last "
+                           "--run {}",
+                           signal, trainer.progress().global_step, trainer.run_dir().string()));
+  const ExitCode code = signal == SIGINT    ? ExitCode::kInterrupted
+                        : signal == SIGTERM ? ExitCode::kTerminated
+                                            : ExitCode::kTryAgain;
+  return static_cast<int>(code);
+}
+
+void write_predictions(const std::vector<torch::Tensor>& predictions, const fs::Path& run_dir) {
+  safetensors::Tensors tensors;
+  for (size_t i = 0; i < predictions.size(); ++i) {
+    tensors.emplace_back(fmt::format("batch_{:06}", i), predictions[i]);
+  }
+  const fs::Path path = run_dir / "predictions.safetensors";
+  safetensors::save(path, tensors);
+  console::print(fmt::format("predictions of {} batches: {}\n", predictions.size(), path.string()));
+}
+
+}  // namespace
+
+int run_stage(Stage stage, const Arguments& arguments) {
+  const RunConfig config = resolve_config(load_config(arguments.configs, arguments.overrides, arguments.plugins));
+  const config::Node tree = config::write(config);
+  if (arguments.print_config) {
+    console::print(config::to_yaml(tree));
+    return static_cast<int>(ExitCode::kOk);
+  }
+  seed_everything(static_cast<uint64_t>(config.seed_everything));  // before the weights are drawn
+  Trainer trainer(config.trainer);
+  trainer.set_hyperparams(tree);
+  if (arguments.run) {
+    trainer.set_run(*arguments.run);
+  }
+  const auto module = config.model.create();
+  const auto data = config.data.create();
+  switch (stage) {
+    case Stage::kFit: return fit(trainer, *module, *data, arguments);
+    case Stage::kValidate:
+      console::print(table("validate", trainer.validate(*module, *data, arguments.ckpt_path)));
+      break;
+    case Stage::kTest: console::print(table("test", trainer.test(*module, *data, arguments.ckpt_path))); break;
+    case Stage::kPredict: {
+      const auto predictions = trainer.predict(*module, *data, arguments.ckpt_path);
+      write_predictions(predictions, trainer.run_dir());
+      break;
+    }
+  }
+  return static_cast<int>(ExitCode::kOk);
+}
+
+}  // namespace trainer
