@@ -32,8 +32,8 @@ std::string shown(double value) {
   return std::isfinite(value) ? fmt::format("{:.6g}", value) : "none";
 }
 
-/// Ranks may see different values of a metric that is not reduced over them, yet they stop together.
-/// Collective: yes.
+/// Ranks may see different values of a metric that is not reduced over them, yet they stop
+/// together. Collective: yes.
 bool any_rank(Strategy& strategy, bool decision) {
   torch::Tensor flag = torch::full({1}, decision ? 1.0 : 0.0, strategy.device());
   strategy.all_reduce(flag, ReduceOp::kMax);
@@ -44,7 +44,8 @@ bool any_rank(Strategy& strategy, bool decision) {
 
 void EarlyStopping::Init::validate() const {
   if (monitor.empty()) {
-    throw ConfigError("monitor is empty. Give the name of a metric that the module logs, as val_loss.");
+    throw ConfigError(
+        "monitor is empty. Give the name of a metric that the module logs, as val_loss.");
   }
 }
 
@@ -70,7 +71,7 @@ void EarlyStopping::check(Trainer& trainer, const char* when) {
   const auto value = current(trainer, when);
   const bool stops = value && evaluate(*value);
   if (stops) {
-    log::info("EarlyStopping: " + message_);
+    log::info("EarlyStopping stops training: " + message_);
   }
   if (any_rank(trainer.strategy(), stops)) {
     stopped_epoch_ = trainer.progress().current_epoch;
@@ -90,9 +91,9 @@ std::optional<double> EarlyStopping::current(const Trainer& trainer, const char*
     names.push_back(name);
     all += (all.empty() ? "" : ", ") + name;
   }
-  const std::string text =
-      fmt::format("EarlyStopping: there is no metric '{}' {}.{}\n  Logged so far: {}.", init_.monitor,
-                  when, config::did_you_mean(init_.monitor, names), all.empty() ? "nothing" : all);
+  const std::string text = fmt::format(
+      "EarlyStopping: there is no metric '{}' {}.{}\n  Logged so far: {}.", init_.monitor, when,
+      config::did_you_mean(init_.monitor, names), all.empty() ? "nothing" : all);
   if (init_.strict) {
     throw UsageError(text +
                      "\n  Log it with on_epoch=true; where only training logs it, set "
@@ -134,9 +135,12 @@ bool EarlyStopping::evaluate(double value) {
   if (wait_count_ < init_.patience) {
     return false;
   }
+  const std::string by =
+      init_.min_delta > 0 ? fmt::format(" by more than {:.6g}", init_.min_delta) : "";
   return stop(Reason::kPatienceExhausted,
-              fmt::format("{} did not improve by more than {:.6g} in the last {} checks. Best: {}.",
-                          name, init_.min_delta, wait_count_, shown(best_score_)));
+              fmt::format("{} did not improve{} in the last {}. Best: {}.", name, by,
+                          wait_count_ == 1 ? "check" : fmt::format("{} checks", wait_count_),
+                          shown(best_score_)));
 }
 
 bool EarlyStopping::stop(Reason reason, std::string message) {
@@ -163,8 +167,9 @@ void EarlyStopping::load_state_dict(const nlohmann::json& state) {
     const int64_t stopped_epoch = state.at("stopped_epoch");
     const int64_t patience = state.at("patience");
     if (patience != init_.patience) {
-      log::info(fmt::format("EarlyStopping: patience is {} from here on, it was {} in the checkpoint.",
-                            init_.patience, patience));
+      log::info(
+          fmt::format("EarlyStopping: patience is {} from here on, it was {} in the checkpoint.",
+                      init_.patience, patience));
     }
     wait_count_ = wait_count;
     best_score_ = best_score;

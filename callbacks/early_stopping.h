@@ -1,9 +1,11 @@
 #pragma once
-// Ends training when a metric has stopped improving, reached a goal, diverged or become NaN. Use it where the number of
-// epochs is not known beforehand: give a generous max_epochs and let the metric decide.
+// Ends training when a metric has stopped improving, reached a goal, diverged or become NaN. Use it
+// where the number of epochs is not known beforehand: give a generous max_epochs and let the metric
+// decide.
 //
-// Settings and the order of the tests are Lightning's. `patience` counts checks, not epochs. A check takes place after
-// each validation, or at the end of each training epoch where the run does not validate; never in the sanity check.
+// Settings and the order of the tests are Lightning's. `patience` counts checks, not epochs. A
+// check takes place after each validation, or at the end of each training epoch where the run does
+// not validate; never in the sanity check.
 
 #include <cstdint>
 #include <optional>

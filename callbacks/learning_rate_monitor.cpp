@@ -81,7 +81,8 @@ void LearningRateMonitor::log(Trainer& trainer, const LogOptions& options) {
       trainer.log(names_[i] + "-momentum", momentum(group_options[i]), options);
     }
     if (init_.log_weight_decay) {
-      trainer.log(names_[i] + "-weight_decay", group_options[i].value("weight_decay", 0.0), options);
+      trainer.log(names_[i] + "-weight_decay", group_options[i].value("weight_decay", 0.0),
+                  options);
     }
   }
 }

@@ -1,6 +1,7 @@
 #pragma once
-// Logs the learning rate, so that its schedule can be seen beside the loss: `lr-AdamW` after the optimizer's class, or
-// `lr-AdamW/pg1`, `lr-AdamW/pg2` where it has several parameter groups. The names are Lightning's.
+// Logs the learning rate, so that its schedule can be seen beside the loss: `lr-AdamW` after the
+// optimizer's class, or `lr-AdamW/pg1`, `lr-AdamW/pg2` where it has several parameter groups. The
+// names are Lightning's.
 
 #include <optional>
 #include <string>
@@ -17,7 +18,8 @@ namespace trainer {
 
 class LearningRateMonitor : public Callback {
  public:
-  static constexpr const char* kDoc = "Logs the learning rate, and momentum and weight decay if asked.";
+  static constexpr const char* kDoc =
+      "Logs the learning rate, and momentum and weight decay if asked.";
 
   struct Init {
     std::optional<std::string> logging_interval = std::nullopt;

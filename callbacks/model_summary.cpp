@@ -36,17 +36,24 @@ std::string with_commas(int64_t value) {
   return text;
 }
 
-int64_t num_elements(const std::vector<torch::Tensor>& tensors) {
+/// Without the repetitions of parameters that are registered more than once (tied weights).
+std::vector<torch::Tensor> distinct(std::vector<torch::Tensor> tensors) {
   std::unordered_set<const void*> seen;
+  std::erase_if(tensors,
+                [&](const auto& t) { return !seen.insert(t.unsafeGetTensorImpl()).second; });
+  return tensors;
+}
+
+int64_t num_params(const torch::nn::Module& module, bool recurse = true) {
   int64_t sum = 0;
-  for (const auto& tensor : tensors) {
-    sum += seen.insert(tensor.unsafeGetTensorImpl()).second ? tensor.numel() : 0;
+  for (const auto& parameter : distinct(module.parameters(recurse))) {
+    sum += parameter.numel();
   }
   return sum;
 }
 
-Row make_row(const std::string& name, const torch::nn::Module& module, int64_t num_params) {
-  return {name, type_of(module), with_commas(num_params), module.is_training() ? "train" : "eval"};
+Row make_row(const std::string& name, const torch::nn::Module& module, int64_t params) {
+  return {name, type_of(module), with_commas(params), module.is_training() ? "train" : "eval"};
 }
 
 void add_rows(const torch::nn::Module& module, const std::string& prefix, int64_t depth,
@@ -55,8 +62,7 @@ void add_rows(const torch::nn::Module& module, const std::string& prefix, int64_
     return;
   }
   for (const auto& child : module.named_children()) {
-    rows.push_back(make_row(prefix + child.key(), *child.value(),
-                            num_elements(child.value()->parameters())));
+    rows.push_back(make_row(prefix + child.key(), *child.value(), num_params(*child.value())));
     add_rows(*child.value(), prefix + child.key() + ".", depth - 1, rows);
   }
 }
@@ -83,22 +89,15 @@ std::string layer_table(const std::vector<Row>& rows) {
 }
 
 std::string totals(const torch::nn::Module& module) {
-  const auto all = module.parameters();
-  std::vector<torch::Tensor> trainable;
-  std::copy_if(all.begin(), all.end(), std::back_inserter(trainable),
-               [](const auto& parameter) { return parameter.requires_grad(); });
-  std::unordered_set<const void*> seen;
+  int64_t all = 0, trainable = 0;
   double bytes = 0;
-  for (const auto& parameter : all) {
-    if (seen.insert(parameter.unsafeGetTensorImpl()).second) {
-      bytes += static_cast<double>(parameter.nbytes());
-    }
+  for (const auto& parameter : distinct(module.parameters())) {
+    all += parameter.numel();
+    trainable += parameter.requires_grad() ? parameter.numel() : 0;
+    bytes += static_cast<double>(parameter.nbytes());
   }
-  const int64_t num_all = num_elements(all);
-  const int64_t num_trainable = num_elements(trainable);
-  const std::array<std::string, 4> numbers = {
-      with_commas(num_trainable), with_commas(num_all - num_trainable), with_commas(num_all),
-      fmt::format("{:.3f}", bytes / 1e6)};
+  const std::array<std::string, 4> numbers = {with_commas(trainable), with_commas(all - trainable),
+                                              with_commas(all), fmt::format("{:.3f}", bytes / 1e6)};
   size_t width = 0;
   for (const auto& number : numbers) {
     width = std::max(width, number.size());
@@ -114,7 +113,7 @@ std::string totals(const torch::nn::Module& module) {
 std::string model_summary(const torch::nn::Module& module, int64_t max_depth) {
   std::vector<Row> rows;
   add_rows(module, "", max_depth, rows);
-  const int64_t own = num_elements(module.parameters(/*recurse=*/false));
+  const int64_t own = num_params(module, /*recurse=*/false);
   if (max_depth != 0 && own > 0) {
     rows.push_back(make_row("(own)", module, own));
   }

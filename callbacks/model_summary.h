@@ -1,6 +1,7 @@
 #pragma once
-// Prints what a model is made of before training starts: its layers with their number of parameters, and the totals.
-// Every run has one (enable_model_summary); list it in `callbacks` to see more levels.
+// Prints what a model is made of before training starts: its layers with their number of
+// parameters, and the totals. Every run has one (enable_model_summary); list it in `callbacks` to
+// see more levels.
 
 #include <cstdint>
 #include <string>

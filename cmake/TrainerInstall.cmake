@@ -6,7 +6,8 @@ set(_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/trainer)
 install(TARGETS trainer EXPORT trainerTargets
         LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
-        FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+        FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+        FILE_SET generated_headers DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT trainerTargets NAMESPACE trainer:: DESTINATION ${_package_dir})
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/trainerConfig.cmake.in
                               ${PROJECT_BINARY_DIR}/trainerConfig.cmake INSTALL_DESTINATION ${_package_dir})

@@ -9,8 +9,9 @@ endif()
 
 function(trainer_target_defaults target)
   target_compile_features(${target} PUBLIC cxx_std_20)
-  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF POSITION_INDEPENDENT_CODE ON)
-  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
+  set_target_properties(${target} PROPERTIES CXX_EXTENSIONS OFF)
+  # -fPIC for programs too, so that they can share the precompiled header of libraries.
+  target_compile_options(${target} PRIVATE -fPIC -Wall -Wextra -Wpedantic -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual
                          $<$<CXX_COMPILER_ID:GNU>:-fpch-preprocess>)
   if(TRAINER_WERROR)
     target_compile_options(${target} PRIVATE -Werror)

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <filesystem>
+#include <system_error>
 
 #include <fmt/format.h>
 
@@ -89,11 +91,17 @@ void CSVLogger::setup(const fs::Path& run_dir) {
 }
 
 void CSVLogger::open() {
-  file_.emplace(path_);
+  std::error_code error;  // of a path that RowFile will not be able to open either
+  const bool exists = std::filesystem::is_regular_file(path_, error);
+  const int64_t header_lines = exists ? read_header() : 0;
+  file_.emplace(path_, header_lines);
+}
+
+int64_t CSVLogger::read_header() {
   const fs::MappedFile file(path_);
   const std::string_view text = text_of(file);
   if (text.empty()) {
-    return;  // the first row brings the header
+    return 0;  // the first row brings the header
   }
   columns_ = parse_header(text);
   const std::string header = starts_as_ours(columns_) ? header_text(columns_) : "";
@@ -108,7 +116,7 @@ void CSVLogger::open() {
   for (size_t i = 0; i < columns_.size(); ++i) {
     column_of_.emplace(columns_[i], i);
   }
-  file_->set_header_lines(std::count(header.begin(), header.end(), '\n'));
+  return std::count(header.begin(), header.end(), '\n');
 }
 
 void CSVLogger::log_metrics(const Metrics& metrics, int64_t step) {
@@ -159,7 +167,9 @@ void CSVLogger::add_columns(const Metrics& metrics) {
     const fs::MappedFile old(path_);
     fs::OutputFile wider(path_.string() + ".tmp");
     wider.write(header_text(columns));
-    write_wider_rows(text_of(old).substr(header_bytes_), columns.size() - columns_.size(), wider);
+    const std::string_view text = text_of(old);
+    const std::string_view rows = text.substr(std::min(header_bytes_, text.size()));
+    write_wider_rows(rows, columns.size() - columns_.size(), wider);
     wider.sync();
     wider.close();
     fs::rename(wider.path(), path_);

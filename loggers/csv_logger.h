@@ -40,8 +40,9 @@ class CSVLogger : public Logger {
   void load_state_dict(const nlohmann::json& state) override;
 
  private:
-  /// Opens the file and reads its header.
   void open();
+  /// Takes the columns from the file; returns the lines of the header, 0 for an empty file.
+  int64_t read_header();
   /// Points cells_ at the values; false when one has no column.
   bool fill_cells(const Metrics& metrics);
   void add_columns(const Metrics& metrics);

@@ -28,7 +28,8 @@ size_t size_of_lines(std::string_view text, int64_t lines) {
 
 }  // namespace
 
-RowFile::RowFile(const fs::Path& path) : file_(path) {
+RowFile::RowFile(const fs::Path& path, int64_t header_lines)
+    : file_(path), header_lines_(header_lines) {
   size_t complete = 0;
   {
     const fs::MappedFile file(path);

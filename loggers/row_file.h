@@ -15,12 +15,9 @@ namespace trainer {
 
 class RowFile {
  public:
-  /// Opens the file, or makes an empty one. A last line without its newline is what a killed run
-  /// left of a row; it is dropped. Throws IoError.
-  explicit RowFile(const fs::Path& path);
-
-  /// The first `lines` lines of the file are no rows.
-  void set_header_lines(int64_t lines) { header_lines_ = lines; }
+  /// Opens the file, or makes an empty one. Its first `header_lines` lines are no rows. A last line
+  /// without its newline is what a killed run left of a row; it is dropped. Throws IoError.
+  explicit RowFile(const fs::Path& path, int64_t header_lines = 0);
 
   /// `row` is one line and ends in its newline. Throws IoError.
   void append(std::string_view row) {
@@ -42,9 +39,10 @@ class RowFile {
  private:
   AppendFile file_;
   int64_t lines_ = 0;
-  int64_t header_lines_ = 0;
+  int64_t header_lines_;
 };
 
+/// The whole file, while `file` lives.
 inline std::string_view text_of(const fs::MappedFile& file) {
   return {reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size()};
 }

@@ -102,7 +102,7 @@ inline std::vector<Row> random_rows(size_t count) {
         row.metrics.emplace_back(names[k], random_value(random));
       }
     }
-    row.metrics.emplace_back("epoch", static_cast<double>(i / 100));
+    row.metrics.emplace_back("epoch", std::floor(static_cast<double>(i) / 100));
     rows.push_back(std::move(row));
   }
   return rows;

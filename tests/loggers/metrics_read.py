@@ -1,14 +1,14 @@
 """Reads what the loggers wrote and prints it as JSON, numbers in hexadecimal (float.hex) so that
 none is rounded on the way.
 
-csv FILE            [{step, metrics: [[name, number], ...]}, ...] through the csv module
-jsonl FILE          the same through the json module
-events FILE         the same through TensorBoard's EventFileLoader, which checks every CRC; each event
-                    must also be the bytes that protobuf makes of it
-sessions FILE       the kinds of the events: [[kind, step], ...]
-accumulate FOLDER   {tag: [[step, number], ...]}, what TensorBoard shows of a run, if its two readers
-                    agree
-accumulate_each FOLDER  {name: that} of the runs in the folder
+csv FILE      [{step, metrics: [[name, number], ...]}, ...] through the csv module
+jsonl FILE    the same through the json module
+events FILE   the same through TensorBoard's EventFileLoader, which checks every CRC; each event
+              must also be the bytes that protobuf makes of it
+sessions FILE            the kinds of the events: [[kind, step], ...]
+accumulate FOLDER        {tag: [[step, number], ...]}, what TensorBoard shows of a run, if both its
+                         readers agree
+accumulate_each FOLDER   {name: that} of the runs in the folder
 """
 
 import csv
@@ -58,8 +58,9 @@ def read_jsonl(path):
 
 def load_events(path):
     """Events as they are, which protobuf must write back as the same bytes."""
-    raw = event_file_loader.RawEventFileLoader(path).Load()
-    for record, event in zip(raw, event_file_loader.LegacyEventFileLoader(path).Load(), strict=True):
+    records = event_file_loader.RawEventFileLoader(path).Load()
+    events = event_file_loader.LegacyEventFileLoader(path).Load()
+    for record, event in zip(records, events, strict=True):
         assert event.SerializeToString(deterministic=True) == record, event
         yield event
 
@@ -105,7 +106,8 @@ def accumulate(folder):
 
 
 def accumulate_each(folder):
-    return {run.name: accumulate(str(run)) for run in pathlib.Path(folder).iterdir() if run.is_dir()}
+    runs = [path for path in pathlib.Path(folder).iterdir() if path.is_dir()]
+    return {run.name: accumulate(str(run)) for run in runs}
 
 
 if __name__ == "__main__":

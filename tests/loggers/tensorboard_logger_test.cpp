@@ -33,7 +33,8 @@ class TensorBoardLoggerTest : public LoggerTest {
   /// Logs a run's steps [begin, end): "loss" is `value` each step.
   void log_steps(TensorBoardLogger& logger, int64_t begin, int64_t end, double value) {
     for (int64_t step = begin; step < end; ++step) {
-      logger.log_metrics({{"loss", value}, {"epoch", static_cast<double>(step / 10)}}, step);
+      logger.log_metrics({{"loss", value}, {"epoch", std::floor(static_cast<double>(step) / 10)}},
+                         step);
     }
   }
 
@@ -189,6 +190,22 @@ TEST_F(TensorBoardLoggerTest, LaterFileIsReadLaterWhateverTheClockSays) {
   EXPECT_EQ(shown("loss"), expected);
 }
 
+TEST_F(TensorBoardLoggerTest, FileOfARunKilledBeforeItsFirstFlushCountsAsNoStart) {
+  write_bytes(folder_ / "events.out.tfevents.1000000000.killed.1.0", "");
+  TensorBoardLogger first;
+  first.setup(folder_);
+  log_steps(first, 0, 10, 1);
+  first.save();
+  TensorBoardLogger resumed;
+  resumed.setup(folder_);
+  resumed.load_state_dict({{"last_step", 4}});
+  log_steps(resumed, 5, 6, 2);
+  resumed.save();
+  auto expected = points(0, 5, 1);
+  expected.emplace_back(5, 2);
+  EXPECT_EQ(shown("loss"), expected);
+}
+
 TEST_F(TensorBoardLoggerTest, KilledAtAnyByteTheRunContinues) {
   TensorBoardLogger killed;
   killed.setup(folder_);
@@ -206,8 +223,10 @@ TEST_F(TensorBoardLoggerTest, KilledAtAnyByteTheRunContinues) {
     log_steps(resumed, 1, 4, 2);
     resumed.save();
   }
-  const auto expected = nlohmann::json::parse(
-      R"([[0,"0x1.0000000000000p+0"],[1,"0x1.0000000000000p+1"],[2,"0x1.0000000000000p+1"],[3,"0x1.0000000000000p+1"]])");
+  const std::string one = "\"0x1.0000000000000p+0\"";
+  const std::string two = "\"0x1.0000000000000p+1\"";
+  const auto expected =
+      nlohmann::json::parse("[[0," + one + "],[1," + two + "],[2," + two + "],[3," + two + "]]");
   const auto runs = python("accumulate_each", folder_);
   EXPECT_EQ(runs.size(), 50);
   for (const auto& [lost, tags] : runs.items()) {

@@ -4,7 +4,6 @@
 #include <limits>
 #include <memory>
 #include <string>
-#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -35,7 +34,7 @@ std::vector<Tensor> make_parameters(torch::ScalarType dtype) {
 AdamWOptions first_options() {
   return AdamWOptions(3e-2).betas({0.8, 0.95}).eps(1e-6).weight_decay(0.1);
 }
-AdamWOptions second_options() { return AdamWOptions(1e-2).weight_decay(0); }
+AdamWOptions second_options() { return AdamWOptions(1e-2).weight_decay(0).amsgrad(true); }
 
 /// The first three parameters with some options, the others with other ones.
 std::vector<OptimizerParamGroup> make_groups(const std::vector<Tensor>& p) {
@@ -47,7 +46,7 @@ std::vector<OptimizerParamGroup> make_groups(const std::vector<Tensor>& p) {
   return groups;
 }
 
-/// Random gradients, the same for the same step; about a third of them undefined, at step 0 none.
+/// Random gradients, the same for the same step; after step 0 about a third of them are undefined.
 void set_gradients(std::vector<Tensor>& parameters, int step) {
   torch::manual_seed(100 + step);
   for (Tensor& parameter : parameters) {
@@ -63,6 +62,7 @@ struct Reference {
   Tensor parameter;
   Tensor exp_avg = torch::zeros_like(parameter);
   Tensor exp_avg_sq = torch::zeros_like(parameter);
+  Tensor max_exp_avg_sq = torch::zeros_like(parameter);
   int64_t t = 0;
 
   void step(const Tensor& gradient) {
@@ -74,7 +74,9 @@ struct Reference {
     exp_avg = beta1 * exp_avg + (1 - beta1) * gradient;
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * gradient * gradient;
     const Tensor exp_avg_hat = exp_avg / (1 - std::pow(beta1, t));
-    const Tensor exp_avg_sq_hat = exp_avg_sq / (1 - std::pow(beta2, t));
+    max_exp_avg_sq = torch::maximum(max_exp_avg_sq, exp_avg_sq);
+    const Tensor exp_avg_sq_hat =
+        (options.amsgrad() ? max_exp_avg_sq : exp_avg_sq) / (1 - std::pow(beta2, t));
     parameter = parameter - options.lr() * (exp_avg_hat / (exp_avg_sq_hat.sqrt() + options.eps()) +
                                             options.weight_decay() * parameter);
   }
@@ -113,18 +115,7 @@ TEST(AdamW, EqualsLibTorchsAdamWInFloat32) {
   auto ours = make_parameters(torch::kFloat32);
   auto theirs = make_parameters(torch::kFloat32);
   AdamW optimizer(make_groups(ours));
-  auto groups = make_groups(theirs);
-  for (auto& group : groups) {
-    const auto& options = static_cast<const AdamWOptions&>(group.options());
-    group.set_options(
-        std::make_unique<torch::optim::AdamWOptions>(torch::optim::AdamWOptions(options.lr())
-                                                         .betas(options.betas())
-                                                         .eps(options.eps())
-                                                         .weight_decay(options.weight_decay())));
-  }
-  // Its constructor replaces options that look like the defaults: these are the second group's.
-  torch::optim::AdamW reference(groups,
-                                torch::optim::AdamWOptions(second_options().lr()).weight_decay(0));
+  torch::optim::AdamW reference(make_groups(theirs));
   for (int step = 0; step < 50; ++step) {
     set_gradients(ours, step);
     set_gradients(theirs, step);
@@ -134,6 +125,25 @@ TEST(AdamW, EqualsLibTorchsAdamWInFloat32) {
       ASSERT_TRUE(torch::allclose(ours[i], theirs[i], 0, 1e-6))
           << "parameter " << i << " at step " << step;
     }
+  }
+}
+
+TEST(AdamW, SwitchesAmsgradBetweenSteps) {
+  auto parameters = make_parameters(torch::kFloat64);
+  AdamW optimizer(parameters);
+  Reference reference{.options = AdamWOptions(), .parameter = parameters[0].detach().clone()};
+  for (int step = 0; step < 9; ++step) {
+    const bool amsgrad = step >= 3 && step < 6;
+    if (step == 3) {
+      reference.max_exp_avg_sq.zero_();  // The maximum counts from the first step with amsgrad.
+    }
+    static_cast<AdamWOptions&>(optimizer.param_groups()[0].options()).amsgrad(amsgrad);
+    reference.options.amsgrad(amsgrad);
+    set_gradients(parameters, 0);
+    parameters[0].mutable_grad() *= 1.0 / (step + 1);
+    optimizer.step();
+    reference.step(parameters[0].grad());
+    ASSERT_TRUE(torch::allclose(parameters[0], reference.parameter, 0, 1e-12)) << step;
   }
 }
 
@@ -281,10 +291,10 @@ TEST(AdamW, UpdatesAGroupThatWasAddedLater) {
   AdamW optimizer(std::vector(parameters.begin(), parameters.begin() + 2));
   set_gradients(parameters, 0);
   optimizer.step();
-  optimizer.add_param_group(OptimizerParamGroup({parameters[4]}));
+  optimizer.add_param_group({{parameters[4]}, std::make_unique<AdamWOptions>(0.25)});
   const Tensor before = parameters[4].detach().clone();
   optimizer.step();
-  EXPECT_FALSE(torch::equal(parameters[4], before));
+  EXPECT_NEAR((parameters[4] - before).abs().max().item<double>(), 0.25, 0.02);
   EXPECT_EQ(optimizer.optimizer_state().parameters[2].at("step").item<double>(), 1);
 }
 
@@ -318,9 +328,10 @@ TEST(AdamW, RefusesTheOptionsOfAnotherOptimizer) {
       "  Give it trainer::optim::AdamWOptions, or none for the defaults.";
   EXPECT_EQ(message_of<UsageError>([&] { const AdamW optimizer(groups); }), expected);
   AdamW optimizer({torch::zeros({2}, torch::requires_grad())});
-  optimizer.add_param_group(groups[0]);
+  optimizer.param_groups()[0].set_options(std::make_unique<torch::optim::SGDOptions>(0.1));
   EXPECT_EQ(message_of<UsageError>([&] { optimizer.step(); }), expected);
   EXPECT_EQ(message_of<UsageError>([&] { optimizer.optimizer_state(); }), expected);
+  EXPECT_EQ(message_of<UsageError>([&] { optimizer.load_optimizer_state({}); }), expected);
 }
 
 TEST(AdamW, RefusesGradientsThatTheKernelCannotRead) {

@@ -32,12 +32,12 @@ bool add(std::string_view kind, ClassInfo info) {
   const std::lock_guard<std::mutex> lock(state().mutex);
   Classes& classes = state().kinds[std::string(kind)];
   info.origin = state().origin;
-  const std::string name = info.name;
-  const auto [existing, is_new] = classes.emplace(name, std::make_shared<const ClassInfo>(std::move(info)));
-  if (!is_new) {
-    throw UsageError(fmt::format("the {} '{}' is registered twice (first by {}). Rename one of them.", kind, name,
-                                 existing->second->origin));
+  auto& place = classes[info.name];
+  if (place != nullptr && *place->type != *info.type) {
+    throw UsageError(fmt::format("the {} '{}' is registered twice (first by {}). Rename one of them.", kind, info.name,
+                                 place->origin));
   }
+  place = std::make_shared<const ClassInfo>(std::move(info));
   return true;
 }
 

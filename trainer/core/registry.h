@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <typeinfo>
 #include <vector>
 
 #include <trainer/core/config.h>
@@ -20,6 +21,7 @@ namespace trainer {
 /// What is known about a registered class.
 struct ClassInfo {
   std::string name;
+  const std::type_info* type = nullptr;
   std::string doc = {};                    // T::kDoc where the class has one
   std::vector<std::string> aliases = {};   // short names that YAML may use, as "ddp" for "DDP"
   std::string origin = "";                 // "built in", the program, or the plug-in; set by add()
@@ -32,7 +34,7 @@ struct ClassInfo {
 
 namespace registry {
 
-/// Adds a class. Throws UsageError when the kind has another class of that name.
+/// Adds a class, or describes the same class anew. Throws UsageError when the kind has another class of that name.
 bool add(std::string_view kind, ClassInfo info);
 
 /// The class with this name or alias, or nullptr.
@@ -61,6 +63,7 @@ ClassInfo class_info(std::string name = std::string(config::type_name<T>())) {
   using Base = typename T::Base;
   ClassInfo info;
   info.name = std::move(name);
+  info.type = &typeid(T);
   if constexpr (requires { T::kDoc; }) {
     info.doc = T::kDoc;
   }

@@ -1,3 +1,5 @@
+#include <trainer/data/data_loader.h>
+
 #include <algorithm>
 #include <string>
 #include <typeinfo>
@@ -11,7 +13,6 @@
 #include <trainer/core/config.h>
 #include <trainer/core/error.h>
 #include <trainer/core/seed.h>
-#include <trainer/data/data_loader.h>
 #include <trainer/data/prefetcher.h>
 #include <trainer/data/sampler.h>
 

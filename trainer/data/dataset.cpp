@@ -1,3 +1,5 @@
+#include <trainer/data/dataset.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -12,7 +14,6 @@
 #include <fmt/ranges.h>
 
 #include <trainer/core/error.h>
-#include <trainer/data/dataset.h>
 #include <trainer/data/sampler.h>
 
 namespace trainer {
@@ -20,8 +21,7 @@ namespace {
 
 std::string class_name(const Dataset& dataset) { return c10::demangle(typeid(dataset).name()); }
 
-/// The parts of a sample that have to be equal for two to be stacked: "x: Float [3, 4], y: Long
-/// []".
+/// What has to be equal for two samples to be stacked: "x: Float [3, 4], y: Long []".
 std::string form(const Batch& sample) {
   std::string text;
   for (size_t i = 0; i < sample.num_tensors(); ++i) {
@@ -121,7 +121,7 @@ TensorDataset::TensorDataset(std::vector<torch::Tensor> tensors, std::vector<std
           "sample and has to be the same for all.",
           i, fmt::join(tensor.sizes(), ", "), fmt::join(tensors_.front().sizes(), ", ")));
     }
-    tensor = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous();
+    tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous();
   }
   size_ = tensors_.empty() ? 0 : tensors_.front().size(0);
   if (size_ == 0) {

@@ -1,11 +1,12 @@
-#include <chrono>
+#include <trainer/data/prefetcher.h>
+
 #include <dlfcn.h>
+
+#include <chrono>
 #include <utility>
 
 #include <ATen/Parallel.h>
 #include <c10/util/thread_name.h>
-
-#include <trainer/data/prefetcher.h>
 
 namespace trainer {
 namespace {
@@ -68,9 +69,7 @@ std::optional<Batch> Prefetcher::next() {
     fetch_into(slot, *claim());
     publish(slot);
   }
-  for (const auto start = std::chrono::steady_clock::now();
-       !slot.ready && std::chrono::steady_clock::now() - start < kWatch;) {
-  }
+  watch(slot);
   std::unique_lock lock(mutex_);
   ready_.wait(lock, [&] { return slot.ready.load(); });
   slot.ready = false;
@@ -89,6 +88,16 @@ std::optional<Batch> Prefetcher::next() {
     std::rethrow_exception(error);
   }
   return batch;
+}
+
+/// Returns when the slot is ready, or soon.
+void Prefetcher::watch(const Slot& slot) {
+  if (slot.ready) {
+    return;
+  }
+  const auto end = std::chrono::steady_clock::now() + kWatch;
+  while (!slot.ready && std::chrono::steady_clock::now() < end) {
+  }
 }
 
 void Prefetcher::stop() {

@@ -53,6 +53,7 @@ class Prefetcher {
   std::optional<int64_t> claim();
   void fetch_into(Slot& slot, int64_t k) const;
   void publish(Slot& slot);
+  static void watch(const Slot& slot);
 
   Slot& slot_of(int64_t k) { return ring_[static_cast<size_t>(k) % ring_.size()]; }
   int64_t capacity() const { return static_cast<int64_t>(ring_.size()); }

@@ -1,3 +1,5 @@
+#include <trainer/data/sampler.h>
+
 #include <algorithm>
 #include <cmath>
 
@@ -5,7 +7,6 @@
 
 #include <trainer/core/error.h>
 #include <trainer/core/seed.h>
-#include <trainer/data/sampler.h>
 
 namespace trainer {
 namespace {

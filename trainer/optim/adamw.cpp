@@ -1,6 +1,9 @@
+#include <trainer/optim/adamw.h>
+
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 
 #include <ATen/ops/_fused_adamw.h>
@@ -11,7 +14,6 @@
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
-#include <trainer/optim/adamw.h>
 #include <trainer/optim/state_layout.h>
 
 namespace trainer::optim {
@@ -24,6 +26,7 @@ struct ParamState : public torch::optim::OptimizerCloneableParamState<ParamState
   Tensor step;  ///< float32 scalar on the parameter's device, as the kernel wants it.
   Tensor exp_avg;
   Tensor exp_avg_sq;
+  Tensor max_exp_avg_sq;  ///< Undefined without amsgrad.
 };
 
 constexpr detail::StateLayout kLayout = {
@@ -31,12 +34,15 @@ constexpr detail::StateLayout kLayout = {
       return std::make_unique<ParamState>();
     },
     .state_fields =
-        [](torch::optim::OptimizerParamState& base, const torch::optim::OptimizerOptions&) {
+        [](torch::optim::OptimizerParamState& base, const torch::optim::OptimizerOptions& options) {
           auto& state = static_cast<ParamState&>(base);
           return std::vector<detail::StateField>{
               {.name = "step", .value = &state.step, .scalar = true},
               {.name = "exp_avg", .value = &state.exp_avg},
-              {.name = "exp_avg_sq", .value = &state.exp_avg_sq}};
+              {.name = "exp_avg_sq", .value = &state.exp_avg_sq},
+              {.name = "max_exp_avg_sq",
+               .value = &state.max_exp_avg_sq,
+               .needed = static_cast<const AdamWOptions&>(options).amsgrad()}};
         },
     .option_fields =
         [](torch::optim::OptimizerOptions& base) {
@@ -44,9 +50,12 @@ constexpr detail::StateLayout kLayout = {
           return std::vector<detail::OptionField>{{"lr", &options.lr()},
                                                   {"betas", &options.betas()},
                                                   {"eps", &options.eps()},
-                                                  {"weight_decay", &options.weight_decay()}};
+                                                  {"weight_decay", &options.weight_decay()},
+                                                  {"amsgrad", &options.amsgrad()}};
         }};
 
+/// The options of a group. LibTorch keeps the optimizer's defaults for a group that comes with
+/// options of another class, and set_options() takes any.
 const AdamWOptions& options_of(const torch::optim::OptimizerParamGroup& group) {
   const auto* options = dynamic_cast<const AdamWOptions*>(&group.options());
   if (options == nullptr) {
@@ -74,7 +83,7 @@ void check_options(const AdamWOptions& options) {
 /// "[2, 3] with strides [3, 1], Float on cpu".
 std::string describe(const Tensor& tensor) {
   return fmt::format("[{}] with strides [{}], {} on {}", fmt::join(tensor.sizes(), ", "),
-                     fmt::join(tensor.strides(), ", "), tensor.dtype().name(),
+                     fmt::join(tensor.strides(), ", "), c10::toString(tensor.scalar_type()),
                      tensor.device().str());
 }
 
@@ -140,10 +149,11 @@ struct AdamW::FusedCall {
   std::vector<Tensor> gradients = {};
   std::vector<Tensor> exp_avgs = {};
   std::vector<Tensor> exp_avg_sqs = {};
-  std::vector<Tensor> steps = {};  ///< Views of `counters`.
+  std::vector<Tensor> max_exp_avg_sqs = {};  ///< Empty without amsgrad.
+  std::vector<Tensor> steps = {};            ///< Views of `counters`.
   Tensor counters = {};  ///< [num_parameters] float32: counts the steps of all in one operation.
-  Tensor one = {};       ///< Adding the number 1 would make this tensor anew in every step.
-  bool linked = false;   ///< Whether the state's lists belong to `parameters`.
+  Tensor one = {};  ///< Added to `counters`; the number 1 would become a tensor anew in every step.
+  bool linked = false;  ///< Whether the state's lists belong to `parameters`.
 
   void add(const Tensor& parameter) {
     const size_t i = gradients.size();
@@ -155,25 +165,31 @@ struct AdamW::FusedCall {
     gradients.push_back(like_parameter(parameter.grad(), parameter));
   }
 
-  /// Collects the state of the parameters that have a gradient now, and makes it where there is
-  /// none.
-  void link(States& states) {
-    if (linked && parameters.size() == gradients.size()) {
+  /// Collects the state of the parameters that have a gradient now; makes it where there is none.
+  void link(States& states, bool amsgrad) {
+    if (linked && parameters.size() == gradients.size() && max_exp_avg_sqs.empty() != amsgrad) {
       return;
     }
     linked = false;
     parameters.resize(gradients.size());
     exp_avgs.clear();
     exp_avg_sqs.clear();
+    max_exp_avg_sqs.clear();
     steps.clear();
     for (const Tensor& parameter : parameters) {
       auto& state = states[parameter.unsafeGetTensorImpl()];
       if (!state) {
         state = make_state(parameter);
       }
-      const auto& fields = static_cast<const ParamState&>(*state);
+      auto& fields = static_cast<ParamState&>(*state);
       exp_avgs.push_back(fields.exp_avg);
       exp_avg_sqs.push_back(fields.exp_avg_sq);
+      if (amsgrad) {
+        if (!fields.max_exp_avg_sq.defined()) {
+          fields.max_exp_avg_sq = torch::zeros_like(parameter);
+        }
+        max_exp_avg_sqs.push_back(fields.max_exp_avg_sq);
+      }
       steps.push_back(fields.step);
     }
     counters = at::stack(steps);
@@ -191,9 +207,9 @@ struct AdamW::FusedCall {
     }
     counters.add_(one);
     const auto [beta1, beta2] = options.betas();
-    at::_fused_adamw_(parameters, gradients, exp_avgs, exp_avg_sqs, {}, steps, options.lr(), beta1,
-                      beta2, options.weight_decay(), options.eps(), /*amsgrad=*/false,
-                      /*maximize=*/false);
+    at::_fused_adamw_(parameters, gradients, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, steps,
+                      options.lr(), beta1, beta2, options.weight_decay(), options.eps(),
+                      options.amsgrad(), /*maximize=*/false);
   }
 };
 
@@ -203,8 +219,10 @@ AdamW::AdamW(std::vector<Tensor> parameters, AdamWOptions options)
 AdamW::AdamW(const std::vector<torch::optim::OptimizerParamGroup>& groups, AdamWOptions defaults)
     : Optimizer(groups, std::make_unique<AdamWOptions>(defaults)) {
   check_options(defaults);
-  for (const auto& group : param_groups_) {
-    check_options(options_of(group));
+  for (const auto& group : groups) {
+    if (group.has_options()) {
+      check_options(options_of(group));
+    }
   }
 }
 
@@ -223,7 +241,7 @@ Tensor AdamW::step(LossClosure closure) {
     collect(param_groups_[i].params(), calls_[i]);
     for (FusedCall& call : calls_[i]) {
       if (!call.gradients.empty()) {
-        call.link(state_);
+        call.link(state_, options.amsgrad());
         call.run(options);
         call.gradients.clear();
       }

@@ -1,29 +1,20 @@
 #pragma once
 // AdamW on LibTorch's fused kernel: one call updates all parameters of a group, about 1.6 times as
 // fast as torch::optim::AdamW on small models and far more on large ones. The default optimizer of
-// this project; the options are those of torch::optim::AdamW without amsgrad.
+// this project; it takes the options of torch::optim::AdamW and gives the same results.
 
-#include <tuple>
 #include <vector>
 
+#include <torch/optim/adamw.h>
 #include <torch/optim/optimizer.h>
 
 #include <trainer/optim/optimizer_state.h>
 
 namespace trainer::optim {
 
-/// The options of a parameter group. Those given to a group hold as a whole: none is taken from the
-/// defaults.
-struct AdamWOptions : public torch::optim::OptimizerCloneableOptions<AdamWOptions> {
-  explicit AdamWOptions(double lr = 1e-3) : lr_(lr) {}
-  double get_lr() const override { return lr_; }
-  void set_lr(const double lr) override { lr_ = lr; }
-  TORCH_ARG(double, lr);
-  typedef std::tuple<double, double> Betas;
-  TORCH_ARG(Betas, betas) = std::make_tuple(0.9, 0.999);
-  TORCH_ARG(double, eps) = 1e-8;
-  TORCH_ARG(double, weight_decay) = 1e-2;
-};
+/// lr, betas, eps, weight_decay, amsgrad. As everywhere in LibTorch, an option of a group that has
+/// its constructor's value takes the one of the optimizer's defaults.
+using AdamWOptions = torch::optim::AdamWOptions;
 
 /// Adam with decoupled weight decay, for floating-point parameters of any device. A parameter whose
 /// gradient is undefined is left alone, and the step is not counted for it, as in PyTorch. Its

@@ -1,3 +1,5 @@
+#include <trainer/optim/clip.h>
+
 #include <algorithm>
 
 #include <ATen/ops/_foreach_clamp_max.h>
@@ -10,7 +12,6 @@
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
-#include <trainer/optim/clip.h>
 
 namespace trainer {
 namespace {

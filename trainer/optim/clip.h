@@ -26,8 +26,8 @@ torch::Tensor total_norm(const std::vector<torch::Tensor>& tensors);
 
 /// Scales the gradients in place so that their norm, given as `norm`, is at most `max_norm`:
 /// factor = min(1, max_norm / (norm + 1e-6)), as torch.nn.utils.clip_grad_norm_. A norm that is not
-/// finite makes the gradients NaN or 0, as there. Throws UsageError for a negative max_norm. Syncs:
-/// no. Source: Pascanu et al. 2013, arXiv:1211.5063, sec. 3.2.
+/// finite makes the gradients NaN or 0, as there. Throws UsageError for a negative max_norm.
+/// Syncs: no. Source: Pascanu et al. 2013, arXiv:1211.5063, sec. 3.2.
 void clip_by_norm(std::vector<torch::Tensor>& gradients, const torch::Tensor& norm,
                   double max_norm);
 

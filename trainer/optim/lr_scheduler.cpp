@@ -1,3 +1,5 @@
+#include <trainer/optim/lr_scheduler.h>
+
 #include <cmath>
 #include <limits>
 #include <numbers>
@@ -7,7 +9,6 @@
 #include <nlohmann/json.hpp>
 
 #include <trainer/core/error.h>
-#include <trainer/optim/lr_scheduler.h>
 
 namespace trainer {
 namespace {

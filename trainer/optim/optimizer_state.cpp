@@ -1,3 +1,5 @@
+#include <trainer/optim/optimizer_state.h>
+
 #include <memory>
 #include <typeinfo>
 
@@ -10,7 +12,6 @@
 #include <torch/optim/sgd.h>
 
 #include <trainer/core/error.h>
-#include <trainer/optim/optimizer_state.h>
 #include <trainer/optim/state_layout.h>
 
 namespace trainer {

@@ -1,3 +1,5 @@
+#include <trainer/optim/state_layout.h>
+
 #include <algorithm>
 #include <map>
 #include <string>
@@ -10,7 +12,6 @@
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
-#include <trainer/optim/state_layout.h>
 
 namespace trainer::detail {
 namespace {

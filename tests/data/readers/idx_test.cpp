@@ -97,7 +97,7 @@ TEST(Idx, RefusesShapesLargerThanATensor) {
                 "tensor can be (64 dimensions, 2^63 bytes).\n"
                 "  The header is damaged: make or download the file again.");
   // An empty dimension makes the size 0, but not the strides.
-  write_bytes(path, magic + '\x04' + std::string(12, '\xff') + std::string(4, '\0'));
+  write_bytes(path, magic + '\x04' + std::string(4, '\0') + std::string(12, '\xff'));
   EXPECT_FALSE(accepts([&] { read_idx(path); }));
   write_bytes(path, magic + '\xff' + std::string(255 * 4, '\0'));
   EXPECT_FALSE(accepts([&] { read_idx(path); }));

@@ -4,6 +4,7 @@
 #include <limits>
 #include <new>
 #include <string_view>
+#include <utility>
 #include <zlib.h>
 
 #include <fmt/format.h>

@@ -1,1 +1,0 @@
-// Holds the precompiled <trainer/api.h> that the examples share; there is nothing to compile here.

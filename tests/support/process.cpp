@@ -1,0 +1,88 @@
+#include <tests/support/process.h>
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <thread>
+
+#include <gtest/gtest.h>
+
+#include <tests/support/temp_dir.h>
+
+namespace trainer::test {
+
+Process::Process(const std::vector<std::string>& command, const std::filesystem::path& working_directory,
+                 const std::map<std::string, std::string>& environment) {
+  std::string pattern = (std::filesystem::path(::testing::TempDir()) / "trainer_process_XXXXXX").string();
+  const std::filesystem::path folder = ::mkdtemp(pattern.data());
+  out_ = folder / "out";
+  err_ = folder / "err";
+  std::vector<char*> arguments;
+  for (const auto& word : command) {
+    arguments.push_back(const_cast<char*>(word.c_str()));
+  }
+  arguments.push_back(nullptr);
+  pid_ = ::fork();
+  if (pid_ == 0) {
+    const bool ready = ::chdir(working_directory.c_str()) == 0 &&
+                       ::dup2(::open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO) >= 0 &&
+                       ::dup2(::open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO) >= 0;
+    for (const auto& [name, value] : environment) {
+      ::setenv(name.c_str(), value.c_str(), 1);
+    }
+    if (ready) {
+      ::execvp(arguments[0], arguments.data());
+    }
+    ::_exit(127);
+  }
+}
+
+Process::~Process() {
+  if (pid_ > 0) {
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, nullptr, 0);
+  }
+  std::error_code ignored;
+  std::filesystem::remove_all(out_.parent_path(), ignored);
+}
+
+ProcessResult Process::wait(int timeout_s) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(timeout_s);
+  int status = 0;
+  while (::waitpid(pid_, &status, WNOHANG) == 0) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      ADD_FAILURE() << "still running after " << timeout_s << " s; " << read_file(err_);
+      ::kill(pid_, SIGKILL);
+      ::waitpid(pid_, &status, 0);
+      break;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  pid_ = -1;
+  ProcessResult result;
+  result.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  result.out = read_file(out_);
+  result.err = read_file(err_);
+  return result;
+}
+
+ProcessResult run(const std::vector<std::string>& command, const std::filesystem::path& working_directory,
+                  const std::map<std::string, std::string>& environment) {
+  return Process(command, working_directory, environment).wait();
+}
+
+std::string python() {
+  const char* path = std::getenv("TRAINER_TEST_PYTHON");
+  if (path == nullptr) {
+    ADD_FAILURE() << "TRAINER_TEST_PYTHON names no Python with the packages of tests/requirements.txt. Run the tests "
+                     "through tools/test.sh.";
+    return "python3";
+  }
+  return path;
+}
+
+}  // namespace trainer::test

@@ -1,0 +1,44 @@
+#pragma once
+// Runs a program as a user would and returns what it printed.
+
+#include <sys/types.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace trainer::test {
+
+struct ProcessResult {
+  int exit_code = -1;  // 128 + n for signal n
+  std::string out;
+  std::string err;
+};
+
+/// A running program.
+class Process {
+ public:
+  explicit Process(const std::vector<std::string>& command, const std::filesystem::path& working_directory = ".",
+                   const std::map<std::string, std::string>& environment = {});
+  Process(const Process&) = delete;
+  Process& operator=(const Process&) = delete;
+  ~Process();
+
+  pid_t pid() const { return pid_; }
+  /// Waits for its end. Fails the test, and kills it, after `timeout_s` seconds.
+  ProcessResult wait(int timeout_s = 60);
+
+ private:
+  pid_t pid_ = -1;
+  std::filesystem::path out_, err_;
+};
+
+/// Starts it and waits.
+ProcessResult run(const std::vector<std::string>& command, const std::filesystem::path& working_directory = ".",
+                  const std::map<std::string, std::string>& environment = {});
+
+/// The Python that has the packages of tests/requirements.txt. Fails the test where tools/test.sh has not named it.
+std::string python();
+
+}  // namespace trainer::test
