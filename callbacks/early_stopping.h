@@ -70,7 +70,7 @@ class EarlyStopping : public Callback {
 
   explicit EarlyStopping(Init init);
 
-  bool monitors() const override { return true; }
+  Role role() const override { return Role::kMonitors; }
   /// Both throw UsageError when the metric was not logged and `strict` is set. Collective: yes.
   void on_validation_end(Trainer&, Module&) override;
   void on_train_epoch_end(Trainer&, Module&) override;

@@ -53,7 +53,7 @@ class ModelCheckpoint : public Callback {
   ModelCheckpoint() : ModelCheckpoint(Init{}) {}
   explicit ModelCheckpoint(Init init) : init_(std::move(init)) {}
 
-  bool monitors() const override { return true; }
+  Role role() const override { return Role::kSaves; }
   void on_train_start(Trainer&, Module&) override;
   void on_train_batch_end(Trainer&, Module&, const torch::Tensor&, const Batch&, int64_t) override;
   void on_validation_end(Trainer&, Module&) override;

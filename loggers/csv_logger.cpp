@@ -65,12 +65,15 @@ bool starts_as_ours(const std::vector<std::string>& columns) {
   return columns.size() > kStepColumn && columns[0] == "epoch" && columns[kStepColumn] == "step";
 }
 
-/// Copies `rows` with `added` empty cells at the end of each.
-void write_wider_rows(std::string_view rows, size_t added, fs::OutputFile& out) {
+/// Copies `rows` with cells added at the end of each, or the empty cells at its end removed, so that `old_columns`
+/// become `new_columns`.
+void write_resized_rows(std::string_view rows, size_t old_columns, size_t new_columns, fs::OutputFile& out) {
+  const size_t added = new_columns > old_columns ? new_columns - old_columns : 0;
+  const size_t removed = old_columns > new_columns ? old_columns - new_columns : 0;
   std::string chunk;
   while (!rows.empty()) {
     const size_t length = std::min(rows.find('\n'), rows.size() - 1);
-    chunk += rows.substr(0, length);
+    chunk += rows.substr(0, length - removed);
     chunk.append(added, ',');
     chunk += '\n';
     rows.remove_prefix(length + 1);
@@ -100,6 +103,9 @@ void CSVLogger::open() {
 int64_t CSVLogger::read_header() {
   const fs::MappedFile file(path_);
   const std::string_view text = text_of(file);
+  columns_.clear();
+  column_of_.clear();
+  header_bytes_ = 0;
   if (text.empty()) {
     return 0;  // the first row brings the header
   }
@@ -112,7 +118,6 @@ int64_t CSVLogger::read_header() {
         path_.string()));
   }
   header_bytes_ = header.size();
-  column_of_.clear();
   for (size_t i = 0; i < columns_.size(); ++i) {
     column_of_.emplace(columns_[i], i);
   }
@@ -162,17 +167,23 @@ void CSVLogger::add_columns(const Metrics& metrics) {
       columns.push_back(name);
     }
   }
+  rewrite(columns);
+}
+
+void CSVLogger::rewrite(const std::vector<std::string>& columns) {
   file_->flush();
   {
     const fs::MappedFile old(path_);
-    fs::OutputFile wider(path_.string() + ".tmp");
-    wider.write(header_text(columns));
+    fs::OutputFile file(path_.string() + ".tmp");
+    if (!columns.empty()) {
+      file.write(header_text(columns));
+    }
     const std::string_view text = text_of(old);
     const std::string_view rows = text.substr(std::min(header_bytes_, text.size()));
-    write_wider_rows(rows, columns.size() - columns_.size(), wider);
-    wider.sync();
-    wider.close();
-    fs::rename(wider.path(), path_);
+    write_resized_rows(rows, columns_.size(), columns.size(), file);
+    file.sync();
+    file.close();
+    fs::rename(file.path(), path_);
   }
   open();
 }
@@ -185,12 +196,19 @@ void CSVLogger::save() {
 
 nlohmann::json CSVLogger::state_dict() const {
   TRAINER_CHECK(file_, "CSVLogger: state_dict() before setup()");
-  return file_->state_dict();
+  auto state = file_->state_dict();
+  state["columns"] = columns_.size();
+  return state;
 }
 
 void CSVLogger::load_state_dict(const nlohmann::json& state) {
   TRAINER_CHECK(file_, "CSVLogger: load_state_dict() before setup()");
   file_->load_state_dict(state);
+  // Columns that came after the checkpoint go too: they come again, in the order in which the resumed run logs them.
+  const size_t kept = state.value("columns", columns_.size());
+  if (kept < columns_.size()) {
+    rewrite({columns_.begin(), columns_.begin() + static_cast<std::ptrdiff_t>(kept)});
+  }
 }
 
 }  // namespace trainer

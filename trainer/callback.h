@@ -3,8 +3,9 @@
 // need. Hooks have Lightning's names, order and meaning; all are empty here.
 //
 // Callbacks run in the order in which they are listed, before the module's hook of the same name, except those whose
-// monitors() is true: at the end of a training batch, of a training epoch and of validation they run last, after the
-// module and after the metrics were written, so that what they save or decide is complete.
+// role() is to monitor or to save: at the end of a training batch, of a training epoch and of validation they run
+// last, after the module and after the metrics were written, and those that save after those that monitor, so that
+// what they decide and save is complete.
 
 #include <exception>
 
@@ -75,8 +76,9 @@ class Callback {
 
   virtual void on_exception(Trainer&, Module&, const std::exception&) {}
 
-  /// Whether this callback watches metrics to save or stop (see above). Constant for the object's life.
-  virtual bool monitors() const { return false; }
+  enum class Role { kActs, kMonitors, kSaves };
+  /// Where in the order it belongs (see above). Constant for the object's life.
+  virtual Role role() const { return Role::kActs; }
 
   /// Tells callbacks of one class apart in a checkpoint; default: the class name alone.
   virtual std::string state_key() const { return ""; }

@@ -12,9 +12,14 @@ namespace trainer {
 class CallbackList {
  public:
   CallbackList(Trainer& trainer, Module& module, const std::vector<std::shared_ptr<Callback>>& callbacks)
-      : trainer_(trainer), module_(module), all_(callbacks) {
-    for (const auto& callback : callbacks) {
-      (callback->monitors() ? monitoring_ : acting_).push_back(callback);
+      : trainer_(trainer), module_(module) {
+    for (const auto role : {Callback::Role::kActs, Callback::Role::kMonitors, Callback::Role::kSaves}) {
+      for (const auto& callback : callbacks) {
+        if (callback->role() == role) {
+          all_.push_back(callback);
+          (role == Callback::Role::kActs ? acting_ : monitoring_).push_back(callback);
+        }
+      }
     }
   }
 
@@ -23,7 +28,7 @@ class CallbackList {
   void call(Args&&... args) {
     call_each<Hook>(all_, args...);
   }
-  /// Those that do not monitor, and those that do: see callback.h.
+  /// Those that act, and those that monitor or save: see callback.h.
   template <auto Hook, class... Args>
   void call_acting(Args&&... args) {
     call_each<Hook>(acting_, args...);
@@ -32,8 +37,6 @@ class CallbackList {
   void call_monitoring(Args&&... args) {
     call_each<Hook>(monitoring_, args...);
   }
-
-  const std::vector<std::shared_ptr<Callback>>& all() const { return all_; }
 
  private:
   using List = std::vector<std::shared_ptr<Callback>>;

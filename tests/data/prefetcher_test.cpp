@@ -48,7 +48,7 @@ TEST(Prefetcher, HandsOutInOrderWhateverTakesLonger) {
   for (const int64_t num_threads : {0, 1, 2, 5}) {
     for (const int64_t capacity : {1, 2, 3, 7}) {
       Prefetcher prefetcher(num_threads, capacity);
-      for (const int64_t first : {0, 1'000'000'000'000}) {
+      for (const int64_t first : {int64_t{0}, int64_t{1'000'000'000'000}}) {
         prefetcher.start(
             [](int64_t k) {
               std::this_thread::sleep_for(std::chrono::microseconds(k % 3 * 50));

@@ -169,7 +169,7 @@ struct Codec<Spec<Base>> {
 }  // namespace trainer
 
 /// The version of trainer that a plug-in was built for; every library that registers classes carries its own.
-extern "C" [[gnu::weak, gnu::used, gnu::visibility("default")]] inline const char* trainer_plugin_version() {
+extern "C" [[gnu::used, gnu::visibility("default")]] inline const char* trainer_plugin_version() {
   return trainer::kVersion;
 }
 
