@@ -1,11 +1,11 @@
-# trainer_test(folder/name_test.cpp [LABELS ...] [TIMEOUT s]): one GoogleTest program and one ctest entry, both called
+# trainer_test(folder/name_test.cpp [LABELS ...] [TIMEOUT s] [LIBRARIES ...]): one GoogleTest program and one ctest entry, both called
 # after the file.
 function(trainer_test source)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS;LIBRARIES" ${ARGN})
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} ${source})
   trainer_target_defaults(${name})
-  target_link_libraries(${name} PRIVATE trainer::trainer trainer_test_support GTest::gtest GTest::gtest_main)
+  target_link_libraries(${name} PRIVATE trainer_fmt trainer::trainer trainer_test_support GTest::gtest GTest::gtest_main ${ARG_LIBRARIES})
   target_precompile_headers(${name} REUSE_FROM trainer_user_pch)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   add_test(NAME ${name} COMMAND ${name} WORKING_DIRECTORY ${PROJECT_BINARY_DIR}/tests)

@@ -28,13 +28,15 @@ class RaiseAt : public Callback {
   };
   explicit RaiseAt(Init init) : init_(init) {}
   void on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&, int64_t) override {
-    if (trainer.progress().global_step == init_.step) {
+    if (init_.step > 0 && trainer.progress().global_step == init_.step && !raised_) {
+      raised_ = true;  // a second one would end the process
       std::raise(SIGINT);
     }
   }
 
  private:
   Init init_;
+  bool raised_ = false;
 };
 
 constexpr int64_t kSteps = 60;

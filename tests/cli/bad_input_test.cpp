@@ -1,0 +1,224 @@
+// Every bad input ends with its exit code and a message that says what, where, and how to fix it.
+
+#include <tests/cli/cli_fixture.h>
+
+namespace trainer::test {
+namespace {
+
+void expect_error(const ProcessResult& result, int exit_code, const std::string& message) {
+  EXPECT_EQ(result.exit_code, exit_code);
+  EXPECT_EQ(result.err, "error: " + message + "\n");
+}
+
+const char* const kCheckPath = "\n  Check the path; relative paths start at the current folder.";
+const char* const kUseAnother =
+    "\n  Resume from another checkpoint of this run, or pass --ckpt_path=last to choose the newest "
+    "complete one.";
+const char* const kUseItsConfig =
+    "\n  Use the configuration that the checkpoint was made with (config.yaml lies in it), or "
+    "another checkpoint.";
+
+TEST_F(CliTest, ConfigIsMissing) {
+  expect_error(trainer({"fit", "--config", "missing.yaml"}), 2,
+               std::string("missing.yaml: cannot read: No such file or directory.") + kCheckPath);
+}
+
+TEST_F(CliTest, ConfigIsUnreadable) {
+  std::filesystem::create_directory(dir_ / "folder.yaml");
+  expect_error(trainer({"fit", "--config", "folder.yaml"}), 2,
+               "folder.yaml: cannot read: Is a directory.\n  This is a folder; give a file.");
+}
+
+TEST_F(CliTest, ConfigIsNoYaml) {
+  write_file(dir_ / "broken.yaml", "trainer: {max_epochs: 1\nmodel: x\n");
+  expect_error(trainer({"fit", "--config", "broken.yaml"}), 2,
+               "broken.yaml:2:6: end of map flow not found.");
+}
+
+TEST_F(CliTest, EveryMistakeOfAConfigIsToldAtOnce) {
+  write_file(dir_ / "wrong.yaml",
+             "plugins: [digits]\n"
+             "trainer:\n"
+             "  max_epoch: 3\n"
+             "  accumulate_grad_batches: 0\n"
+             "model:\n"
+             "  class_path: DigitsMLP\n"
+             "  init_args: {hiden: 16, lr: fast}\n"
+             "data:\n"
+             "  class_path: DigitsData\n"
+             "  init_args: {batch_size: -1, val_fraction: 2.0}\n");
+  expect_error(
+      trainer({"fit", "--config", "wrong.yaml"}), 2,
+      "wrong.yaml:3:3: trainer.max_epoch: unknown key. Did you mean 'max_epochs'?\n"
+      "wrong.yaml:4:28: trainer.accumulate_grad_batches: is '0': must be at least 1.\n"
+      "wrong.yaml:7:15: model.init_args.hiden: unknown key. Did you mean 'hidden'?\n"
+      "wrong.yaml:7:30: model.init_args.lr: is 'fast', not a number. Write it as 0.001 or 1e-3.\n"
+      "wrong.yaml:10:27: data.init_args.batch_size: is '-1': must be at least 1.\n"
+      "wrong.yaml:10:45: data.init_args.val_fraction: is '2.0': must lie between 0.0 and 1.0.");
+}
+
+TEST_F(CliTest, ClassIsUnknown) {
+  expect_error(base("fit", {"--model=DigitMLP"}), 2,
+               "command line: model: unknown module 'DigitMLP'. Did you mean 'DigitsMLP'? `trainer "
+               "list` shows what "
+               "there is; a class of a plug-in needs `plugins: [name]` or --plugin.");
+}
+
+TEST_F(CliTest, PlugInIsUnknown) {
+  expect_error(base("fit", {"--plugins=[digit]"}), 2,
+               "command line, plugins:1:2: plugins: no plug-in 'digit'. Did you mean 'digits'? "
+               "There are: digits, "
+               "gpt.");
+}
+
+TEST_F(CliTest, ConfigNamesAPlugInByPath) {
+  expect_error(base("fit", {"--plugins=[./libdigits.so]"}), 2,
+               "command line, plugins:1:2: plugins: a configuration names plug-ins, not paths "
+               "(--plugin takes a path); "
+               "got './libdigits.so'. There are: digits, gpt.");
+}
+
+TEST_F(CliTest, PlugInFileIsMissing) {
+  expect_error(
+      base("fit", {"--plugin", "./nothing.so"}), 2,
+      "--plugin ./nothing.so: there is no such file. Build the plug-in, then give its path.");
+}
+
+TEST_F(CliTest, OptionIsUnknown) {
+  expect_error(base("fit", {"--fast"}), 2,
+               "command line: '--fast' is no option and no override. Write --key.path=value.");
+}
+
+TEST_F(CliTest, BatchSizeIsZero) {
+  expect_error(base("fit", {"--data.init_args.batch_size=0"}), 2,
+               "command line: data.init_args.batch_size: is '0': must be at least 1.");
+}
+
+TEST_F(CliTest, DataIsMissing) {
+  expect_error(base("fit", {"--data.init_args.path=nothing.csv.gz"}), 66,
+               std::string("nothing.csv.gz: cannot read: No such file or directory.") + kCheckPath);
+}
+
+TEST_F(CliTest, DataIsDamaged) {
+  write_file(dir_ / "cut.csv.gz", read_file(dir_ / "digits.csv.gz").substr(0, 5000));
+  expect_error(base("fit", {"--data.init_args.path=cut.csv.gz"}), 66,
+               "cut.csv.gz: byte 5000 of 5000: the gzip data ends too early.\n"
+               "  Copy or download the file again; 'gzip -t' checks it.");
+}
+
+TEST_F(CliTest, DataIsEmpty) {
+  write_file(dir_ / "empty.csv", "");
+  expect_error(base("fit", {"--data.init_args.path=empty.csv"}), 66,
+               "empty.csv: is empty.\n  Check the path, or write the file again.");
+}
+
+TEST_F(CliTest, DataHoldsNan) {
+  write_file(dir_ / "nan.csv", "1,2,3\n4,nan,6\n");
+  expect_error(base("fit", {"--data.init_args.path=nan.csv"}), 66,
+               "nan.csv:2:3: record 2, column 2: 'nan' is not finite.\n"
+               "  Drop the record or fill in a value; allow_non_finite = true lets it through.");
+}
+
+TEST_F(CliTest, ModuleLogsAVector) {
+  expect_error(base("fit", {"--plugin", TRAINER_BAD_MODULES, "--model=LogsVector"}), 1,
+               "log('probabilities') in training_step: the value is a tensor of shape [3], not one "
+               "number. Log "
+               "value.mean(), say.");
+}
+
+TEST_F(CliTest, ModuleThrows) {
+  expect_error(base("fit", {"--plugin", TRAINER_BAD_MODULES, "--model=Throws"}), 1,
+               "no idea how to train");
+}
+
+TEST_F(CliTest, LossIsNan) {
+  expect_error(
+      base("fit", {"--plugin", TRAINER_BAD_MODULES, "--model=LosesFiniteness"}), 86,
+      "the loss is nan at epoch 0, batch 2, after 2 optimizer steps. The batch itself is finite.\n"
+      "  The checkpoints of this run are untouched: resume with --ckpt_path=last and a lower "
+      "learning rate or "
+      "gradient_clip_val, or set trainer.check_finite_loss=false to go on regardless.");
+}
+
+TEST_F(CliTest, CheckpointHasOtherShapes) {
+  const std::string checkpoint = train();
+  expect_error(
+      base("test", {"--ckpt_path=" + checkpoint, "--model.init_args.hidden=32"}), 85,
+      checkpoint +
+          "/model.safetensors: belongs to another architecture:\n"
+          "  other shape: fc1.weight is [16, 64] Float in the checkpoint, [32, 64] Float in the "
+          "module\n"
+          "  other shape: fc1.bias is [16] Float in the checkpoint, [32] Float in the module\n"
+          "  other shape: fc2.weight is [10, 16] Float in the checkpoint, [10, 32] Float in the "
+          "module" +
+          kUseItsConfig);
+}
+
+TEST_F(CliTest, CheckpointHasOtherKeys) {
+  const std::string checkpoint = train();
+  expect_error(base("test", {"--ckpt_path=" + checkpoint, "--model=DigitsCNN"}), 85,
+               checkpoint +
+                   "/model.safetensors: belongs to another architecture:\n"
+                   "  missing in the checkpoint: conv1.weight [32, 1, 3, 3] Float\n"
+                   "  missing in the checkpoint: conv1.bias [32] Float\n"
+                   "  missing in the checkpoint: conv2.weight [64, 32, 3, 3] Float\n"
+                   "  missing in the checkpoint: conv2.bias [64] Float\n"
+                   "  missing in the checkpoint: head.weight [10, 1024] Float\n"
+                   "  missing in the checkpoint: head.bias [10] Float\n"
+                   "  not in the module: fc1.bias [16] Float\n"
+                   "  not in the module: fc1.weight [16, 64] Float\n"
+                   "  not in the module: fc2.bias [10] Float\n"
+                   "  not in the module: fc2.weight [10, 16] Float" +
+                   kUseItsConfig);
+}
+
+TEST_F(CliTest, CheckpointIsCutShort) {
+  const std::string checkpoint = train();
+  std::filesystem::resize_file(dir_ / checkpoint / "model.safetensors", 5151);
+  expect_error(base("test", {"--ckpt_path=" + checkpoint}), 85,
+               checkpoint + ": model.safetensors is 5151 bytes, its manifest says 5152: damaged." +
+                   kUseAnother);
+}
+
+TEST_F(CliTest, CheckpointHasAFlippedBit) {
+  const std::string checkpoint = train();
+  const auto weights = dir_ / checkpoint / "model.safetensors";
+  std::string bytes = read_file(weights);
+  bytes[2000] = static_cast<char>(bytes[2000] ^ 1);
+  write_file(weights, bytes);
+  expect_error(base("test", {"--ckpt_path=" + checkpoint}), 85,
+               checkpoint +
+                   ": model.safetensors does not have the content that its manifest says "
+                   "(XXH3-128): damaged." +
+                   kUseAnother);
+}
+
+TEST_F(CliTest, CheckpointIsIncomplete) {
+  const std::string checkpoint = train();
+  std::filesystem::remove(dir_ / checkpoint / "manifest.json");
+  expect_error(base("test", {"--ckpt_path=" + checkpoint}), 85,
+               checkpoint + ": has no manifest.json: incomplete, or no checkpoint of trainer." +
+                   kUseAnother);
+}
+
+TEST_F(CliTest, CheckpointIsMissing) {
+  expect_error(base("fit", {"--ckpt_path=nowhere.ckpt"}), 66,
+               "nowhere.ckpt: there is no such checkpoint folder.\n"
+               "  Check --ckpt_path; `last` and `best` find one by themselves.");
+}
+
+TEST_F(CliTest, LastIsAskedForWithoutAnyRun) {
+  expect_error(base("fit", {"--ckpt_path=last"}), 66,
+               "--ckpt_path=last: no run below runs has a checkpoint of DigitsMLP.\n"
+               "  Train first, or give the run by --run or the checkpoint by its path.");
+}
+
+TEST_F(CliTest, RunsCannotBeWritten) {
+  write_file(dir_ / "file", "");
+  expect_error(base("fit", {"--trainer.default_root_dir=file/runs"}), 74,
+               "file/runs: cannot create this folder: Not a directory.\n  A part of the path is a "
+               "file, not a folder.");
+}
+
+}  // namespace
+}  // namespace trainer::test
