@@ -19,7 +19,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 usage() {
   sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
 }
-name= runs=5
+name="" runs=5
 while (($# > 0)); do
   case $1 in
     -h | --help) usage && exit ;;

@@ -19,7 +19,8 @@ constexpr const char* kExtension = ".ckpt";
 /// The epoch that the present state belongs to: the one that just ended, where one did.
 int64_t epoch_of(const Trainer& trainer) {
   const Progress& progress = trainer.progress();
-  return progress.batch_idx == 0 && progress.current_epoch > 0 ? progress.current_epoch - 1 : progress.current_epoch;
+  return progress.batch_idx == 0 && progress.current_epoch > 0 ? progress.current_epoch - 1
+                                                               : progress.current_epoch;
 }
 
 std::string one_value(const std::string& format, double value, bool is_count) {
@@ -40,7 +41,8 @@ double from_json(const nlohmann::json& value) {
 
 }  // namespace
 
-std::string format_checkpoint_name(const std::string& name_template, const std::map<std::string, double>& values,
+std::string format_checkpoint_name(const std::string& name_template,
+                                   const std::map<std::string, double>& values,
                                    bool auto_insert_metric_name) {
   std::string name;
   for (size_t at = 0; at < name_template.size();) {
@@ -50,7 +52,8 @@ std::string format_checkpoint_name(const std::string& name_template, const std::
     }
     const size_t end = name_template.find('}', at);
     if (end == std::string::npos) {
-      throw ConfigError(fmt::format("ModelCheckpoint.filename: '{}' has a {{ without a }}.", name_template));
+      throw ConfigError(
+          fmt::format("ModelCheckpoint.filename: '{}' has a {{ without a }}.", name_template));
     }
     const std::string inside = name_template.substr(at + 1, end - at - 1);
     const size_t colon = inside.find(':');
@@ -59,28 +62,33 @@ std::string format_checkpoint_name(const std::string& name_template, const std::
     const auto value = values.find(key);
     try {
       name += (auto_insert_metric_name ? key + "=" : "") +
-              one_value(format, value == values.end() ? 0 : value->second, key == "epoch" || key == "step");
+              one_value(format, value == values.end() ? 0 : value->second,
+                        key == "epoch" || key == "step");
     } catch (const fmt::format_error& error) {
-      throw ConfigError(fmt::format("ModelCheckpoint.filename: '{}' is no number format ({}). Write {{{}:.2f}}, say.",
-                                    inside, error.what(), key));
+      throw ConfigError(fmt::format(
+          "ModelCheckpoint.filename: '{}' is no number format ({}). Write {{{}:.2f}}, say.", inside,
+          error.what(), key));
     }
     at = end + 1;
   }
   std::replace(name.begin(), name.end(), '/', '_');  // a metric called val/loss makes no folder
   if (name.empty() || name.front() == '.') {
-    throw ConfigError(fmt::format("ModelCheckpoint.filename: '{}' gives the name '{}'. Begin it with a letter.",
-                                  name_template, name));
+    throw ConfigError(
+        fmt::format("ModelCheckpoint.filename: '{}' gives the name '{}'. Begin it with a letter.",
+                    name_template, name));
   }
   return name;
 }
 
 void ModelCheckpoint::Init::validate() const {
   if (every_n_train_steps && every_n_epochs) {
-    throw ConfigError("every_n_train_steps and every_n_epochs exclude each other. Give one of them.");
+    throw ConfigError(
+        "every_n_train_steps and every_n_epochs exclude each other. Give one of them.");
   }
   if (!monitor && save_top_k > 1) {
-    throw ConfigError(fmt::format("save_top_k is {} without a monitor. Name the metric in monitor, or use -1, 0 or 1.",
-                                  save_top_k));
+    throw ConfigError(fmt::format(
+        "save_top_k is {} without a monitor. Name the metric in monitor, or use -1, 0 or 1.",
+        save_top_k));
   }
   format_checkpoint_name(filename, {}, auto_insert_metric_name);
 }
@@ -92,7 +100,8 @@ void ModelCheckpoint::on_train_start(Trainer& trainer, Module&) {
   }
 }
 
-void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&, int64_t) {
+void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&,
+                                         const Batch&, int64_t) {
   if (init_.every_n_train_steps && trainer.at_step_edge() &&
       trainer.progress().global_step % *init_.every_n_train_steps == 0) {
     waits_for_validation_ = init_.monitor && trainer.num_val_batches() > 0 &&
@@ -104,8 +113,9 @@ void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch:
 }
 
 void ModelCheckpoint::on_validation_end(Trainer& trainer, Module&) {
-  const bool is_due = init_.every_n_train_steps ? waits_for_validation_
-                                                : saves_after_validation(trainer) && is_due_this_epoch(trainer);
+  const bool is_due = init_.every_n_train_steps
+                          ? waits_for_validation_
+                          : saves_after_validation(trainer) && is_due_this_epoch(trainer);
   if (is_due) {
     waits_for_validation_ = false;
     save_if_wanted(trainer);
@@ -113,7 +123,8 @@ void ModelCheckpoint::on_validation_end(Trainer& trainer, Module&) {
 }
 
 void ModelCheckpoint::on_train_epoch_end(Trainer& trainer, Module&) {
-  if (!init_.every_n_train_steps && !saves_after_validation(trainer) && is_due_this_epoch(trainer)) {
+  if (!init_.every_n_train_steps && !saves_after_validation(trainer) &&
+      is_due_this_epoch(trainer)) {
     save_if_wanted(trainer);
   }
 }
@@ -131,7 +142,8 @@ bool ModelCheckpoint::is_due_this_epoch(const Trainer& trainer) const {
 }
 
 void ModelCheckpoint::save_if_wanted(Trainer& trainer) {
-  if (!run_ || trainer.stage() != Stage::kFit || trainer.progress().global_step == last_step_ || init_.save_top_k == 0) {
+  if (!run_ || trainer.stage() != Stage::kFit || trainer.progress().global_step == last_step_ ||
+      init_.save_top_k == 0) {
     return;
   }
   const auto value = score(trainer);
@@ -146,14 +158,17 @@ void ModelCheckpoint::save_last(Trainer& trainer) {
   }
 }
 
-/// `score` places the checkpoint among the best; without one it is only the last, until a newer one comes.
+/// `score` places the checkpoint among the best; without one it is only the last, until a newer one
+/// comes.
 void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
   const std::string name = unused_name(trainer);
   const std::string superseded = kept_.contains(last_) ? "" : last_;
   std::string dropped;
   if (score) {
     kept_[name] = *score;
-    const auto by_score = [&](const auto& a, const auto& b) { return is_better(a.second, b.second); };
+    const auto by_score = [&](const auto& a, const auto& b) {
+      return is_better(a.second, b.second);
+    };
     best_ = std::min_element(kept_.begin(), kept_.end(), by_score)->first;
     if (init_.save_top_k > 0 && static_cast<int64_t>(kept_.size()) > init_.save_top_k) {
       dropped = std::max_element(kept_.begin(), kept_.end(), by_score)->first;
@@ -162,7 +177,8 @@ void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
   }
   last_ = name;
   last_step_ = trainer.progress().global_step;
-  trainer.save_checkpoint(run_->checkpoints() / name);  // holds the state above, this checkpoint included
+  trainer.save_checkpoint(run_->checkpoints() /
+                          name);  // holds the state above, this checkpoint included
   run_->point("last", last_);
   if (!best_.empty()) {
     run_->point("best", best_);
@@ -188,8 +204,9 @@ std::optional<double> ModelCheckpoint::score(const Trainer& trainer) const {
       names.push_back(name);
       all += (all.empty() ? "" : ", ") + name;
     }
-    throw UsageError(fmt::format("ModelCheckpoint: no metric '{}' was logged.{} Logged so far: {}.", *init_.monitor,
-                                 config::did_you_mean(*init_.monitor, names), all.empty() ? "nothing" : all));
+    throw UsageError(fmt::format("ModelCheckpoint: no metric '{}' was logged.{} Logged so far: {}.",
+                                 *init_.monitor, config::did_you_mean(*init_.monitor, names),
+                                 all.empty() ? "nothing" : all));
   }
   const double worst = (init_.mode == "min" ? 1 : -1) * std::numeric_limits<double>::infinity();
   return std::isnan(found->second) ? worst : found->second;
@@ -203,16 +220,19 @@ bool ModelCheckpoint::is_among_best(double score) const {
   if (init_.save_top_k < 0 || static_cast<int64_t>(kept_.size()) < init_.save_top_k) {
     return true;
   }
-  return std::any_of(kept_.begin(), kept_.end(), [&](const auto& kept) { return is_better(score, kept.second); });
+  return std::any_of(kept_.begin(), kept_.end(),
+                     [&](const auto& kept) { return is_better(score, kept.second); });
 }
 
 std::string ModelCheckpoint::unused_name(const Trainer& trainer) const {
   auto values = trainer.callback_metrics();
   values["epoch"] = static_cast<double>(epoch_of(trainer));
   values["step"] = static_cast<double>(trainer.progress().global_step);
-  const std::string base = format_checkpoint_name(init_.filename, values, init_.auto_insert_metric_name);
+  const std::string base =
+      format_checkpoint_name(init_.filename, values, init_.auto_insert_metric_name);
   std::string name = base + kExtension;
-  // A folder of that name that is not ours is never overwritten; one that a resumed run left behind is made anew.
+  // A folder of that name that is not ours is never overwritten; one that a resumed run left behind
+  // is made anew.
   for (int version = 1; kept_.contains(name) || name == last_; ++version) {
     name = fmt::format("{}-v{}{}", base, version, kExtension);
   }
@@ -226,15 +246,17 @@ void ModelCheckpoint::remove(const std::string& name) {
   std::error_code error;
   std::filesystem::remove_all(run_->checkpoints() / name, error);
   if (error) {
-    log::warning(fmt::format("cannot remove the old checkpoint {}: {}", (run_->checkpoints() / name).string(),
-                             error.message()));
+    log::warning(fmt::format("cannot remove the old checkpoint {}: {}",
+                             (run_->checkpoints() / name).string(), error.message()));
   }
 }
 
 std::string ModelCheckpoint::state_key() const { return init_.monitor.value_or(""); }
 
 nlohmann::json ModelCheckpoint::state_dict() const {
-  nlohmann::json state = {{"best", best_}, {"last", last_}, {"last_step", last_step_},
+  nlohmann::json state = {{"best", best_},
+                          {"last", last_},
+                          {"last_step", last_step_},
                           {"waits_for_validation", waits_for_validation_},
                           {"kept", nlohmann::json::object()}};
   for (const auto& [name, score] : kept_) {

@@ -1,9 +1,10 @@
 #pragma once
-// Saves checkpoints while training runs: the newest, the best by a metric, every so many steps or epochs. Every run has
-// one (enable_checkpointing); list it in `callbacks` to choose what it keeps.
+// Saves checkpoints while training runs: the newest, the best by a metric, every so many steps or
+// epochs. Every run has one (enable_checkpointing); list it in `callbacks` to choose what it keeps.
 //
-// Beside the checkpoint folders it keeps two pointer files: `last` names the newest one, which always holds the state
-// in which training ended, and `best` the best by `monitor` (without monitor, the newest).
+// Beside the checkpoint folders it keeps two pointer files: `last` names the newest one, which
+// always holds the state in which training ended, and `best` the best by `monitor` (without
+// monitor, the newest).
 
 #include <map>
 #include <optional>
@@ -18,7 +19,8 @@ namespace trainer {
 
 class ModelCheckpoint : public Callback {
  public:
-  static constexpr const char* kDoc = "Saves checkpoints: the newest, the best, every so many steps or epochs.";
+  static constexpr const char* kDoc =
+      "Saves checkpoints: the newest, the best, every so many steps or epochs.";
 
   struct Init {
     std::string filename = "{epoch}-{step}";
@@ -34,14 +36,20 @@ class ModelCheckpoint : public Callback {
     static constexpr auto fields() {
       using config::field, config::at_least, config::one_of;
       return std::tuple{
-          field<&Init::filename>("Name of a checkpoint folder, without .ckpt: {epoch}, {step} and {metric:.2f}."),
-          field<&Init::monitor>("Metric that decides which checkpoints are the best; unset: the newest."),
-          field<&Init::mode>("Whether a smaller or a larger metric is better.", one_of("min", "max")),
-          field<&Init::save_top_k>("How many of the best to keep; -1 for all, 0 for none but the last.", at_least(-1)),
+          field<&Init::filename>(
+              "Name of a checkpoint folder, without .ckpt: {epoch}, {step} and {metric:.2f}."),
+          field<&Init::monitor>(
+              "Metric that decides which checkpoints are the best; unset: the newest."),
+          field<&Init::mode>("Whether a smaller or a larger metric is better.",
+                             one_of("min", "max")),
+          field<&Init::save_top_k>(
+              "How many of the best to keep; -1 for all, 0 for none but the last.", at_least(-1)),
           field<&Init::every_n_train_steps>("Save every so many optimizer steps.", at_least(1)),
-          field<&Init::every_n_epochs>("Save every so many epochs; 1 where neither interval is set.", at_least(1)),
+          field<&Init::every_n_epochs>(
+              "Save every so many epochs; 1 where neither interval is set.", at_least(1)),
           field<&Init::save_on_train_epoch_end>(
-              "Save at the end of the training epoch, or after validation; unset: after validation where there is one."),
+              "Save at the end of the training epoch, or after validation; unset: after validation "
+              "where there is one."),
           field<&Init::auto_insert_metric_name>("Write epoch=3-step=400, not 3-400."),
           field<&Init::verbose>("Tell of every checkpoint that is saved."),
       };
@@ -93,9 +101,11 @@ class ModelCheckpoint : public Callback {
   bool waits_for_validation_ = false;  // a save by steps whose metric no validation has given yet
 };
 
-/// The name that a template gives: "{epoch}-{val_loss:.2f}" becomes "epoch=3-val_loss=0.25". A metric that is not
-/// there counts as 0, as in Lightning. Throws ConfigError for a template that is malformed or names a path.
-std::string format_checkpoint_name(const std::string& name_template, const std::map<std::string, double>& values,
+/// The name that a template gives: "{epoch}-{val_loss:.2f}" becomes "epoch=3-val_loss=0.25". A
+/// metric that is not there counts as 0, as in Lightning. Throws ConfigError for a template that is
+/// malformed or names a path.
+std::string format_checkpoint_name(const std::string& name_template,
+                                   const std::map<std::string, double>& values,
                                    bool auto_insert_metric_name);
 
 }  // namespace trainer

@@ -65,9 +65,10 @@ bool starts_as_ours(const std::vector<std::string>& columns) {
   return columns.size() > kStepColumn && columns[0] == "epoch" && columns[kStepColumn] == "step";
 }
 
-/// Copies `rows` with cells added at the end of each, or the empty cells at its end removed, so that `old_columns`
-/// become `new_columns`.
-void write_resized_rows(std::string_view rows, size_t old_columns, size_t new_columns, fs::OutputFile& out) {
+/// Copies `rows` with cells added at the end of each, or the empty cells at its end removed, so
+/// that `old_columns` become `new_columns`.
+void write_resized_rows(std::string_view rows, size_t old_columns, size_t new_columns,
+                        fs::OutputFile& out) {
   const size_t added = new_columns > old_columns ? new_columns - old_columns : 0;
   const size_t removed = old_columns > new_columns ? old_columns - new_columns : 0;
   std::string chunk;
@@ -204,7 +205,8 @@ nlohmann::json CSVLogger::state_dict() const {
 void CSVLogger::load_state_dict(const nlohmann::json& state) {
   TRAINER_CHECK(file_, "CSVLogger: load_state_dict() before setup()");
   file_->load_state_dict(state);
-  // Columns that came after the checkpoint go too: they come again, in the order in which the resumed run logs them.
+  // Columns that came after the checkpoint go too: they come again, in the order in which the
+  // resumed run logs them.
   const size_t kept = state.value("columns", columns_.size());
   if (kept < columns_.size()) {
     rewrite({columns_.begin(), columns_.begin() + static_cast<std::ptrdiff_t>(kept)});

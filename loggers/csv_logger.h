@@ -46,7 +46,8 @@ class CSVLogger : public Logger {
   /// Points cells_ at the values; false when one has no column.
   bool fill_cells(const Metrics& metrics);
   void add_columns(const Metrics& metrics);
-  /// Replaces the file by one with these columns, the present ones with some added or some taken away at the end.
+  /// Replaces the file by one with these columns, the present ones with some added or some taken
+  /// away at the end.
   void rewrite(const std::vector<std::string>& columns);
 
   fs::Path path_;

@@ -11,7 +11,8 @@ torch::Tensor SingleDevice::clip_gradients(torch::optim::Optimizer& optimizer, d
   return norm;
 }
 
-torch::Tensor SingleDevice::optimizer_step(torch::optim::Optimizer& optimizer, const Closure& closure) {
+torch::Tensor SingleDevice::optimizer_step(torch::optim::Optimizer& optimizer,
+                                           const Closure& closure) {
   return optimizer.step(closure);
 }
 

@@ -15,7 +15,9 @@ class SingleDevice : public Strategy {
   int world_size() const override { return 1; }
 
   void setup_module(torch::nn::Module& module) override { module.to(device_); }
-  void zero_gradients(torch::optim::Optimizer& optimizer) override { optimizer.zero_grad(/*set_to_none=*/true); }
+  void zero_gradients(torch::optim::Optimizer& optimizer) override {
+    optimizer.zero_grad(/*set_to_none=*/true);
+  }
   void require_gradient_sync(bool) override {}
   void finish_gradient_sync() override {}
   torch::Tensor clip_gradients(torch::optim::Optimizer& optimizer, double max_norm) override;

@@ -1,5 +1,6 @@
 #pragma once
-// An accelerator is a kind of device: whether this machine has it, and which device a local rank uses.
+// An accelerator is a kind of device: whether this machine has it, and which device a local rank
+// uses.
 
 #include <torch/types.h>
 

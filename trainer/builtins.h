@@ -1,6 +1,6 @@
 #pragma once
-// Every class that comes with this library, registered once. Explicit, since static initialisers in a static library
-// are dropped by the linker.
+// Every class that comes with this library, registered once. Explicit, since static initialisers in
+// a static library are dropped by the linker.
 
 namespace trainer {
 

@@ -1,11 +1,11 @@
 #pragma once
-// A callback adds behaviour to a run without touching the module: derive from Callback and override the hooks you
-// need. Hooks have Lightning's names, order and meaning; all are empty here.
+// A callback adds behaviour to a run without touching the module: derive from Callback and override
+// the hooks you need. Hooks have Lightning's names, order and meaning; all are empty here.
 //
-// Callbacks run in the order in which they are listed, before the module's hook of the same name, except those whose
-// role() is to monitor or to save: at the end of a training batch, of a training epoch and of validation they run
-// last, after the module and after the metrics were written, and those that save after those that monitor, so that
-// what they decide and save is complete.
+// Callbacks run in the order in which they are listed, before the module's hook of the same name,
+// except those whose role() is to monitor or to save: at the end of a training batch, of a training
+// epoch and of validation they run last, after the module and after the metrics were written, and
+// those that save after those that monitor, so that what they decide and save is complete.
 
 #include <exception>
 
@@ -43,8 +43,8 @@ class Callback {
   virtual void on_train_batch_start(Trainer&, Module&, const Batch&, int64_t /*batch_idx*/) {}
   virtual void on_train_batch_end(Trainer&, Module&, const torch::Tensor& /*loss*/, const Batch&,
                                   int64_t /*batch_idx*/) {}
-  /// Training stops before its epoch is over (max_steps, a signal, should_stop): the state can still be saved such
-  /// that a resumed run goes on exactly here. Not in Lightning.
+  /// Training stops before its epoch is over (max_steps, a signal, should_stop): the state can
+  /// still be saved such that a resumed run goes on exactly here. Not in Lightning.
   virtual void on_train_stop(Trainer&, Module&) {}
 
   virtual void on_before_zero_grad(Trainer&, Module&, torch::optim::Optimizer&) {}
@@ -71,8 +71,8 @@ class Callback {
   virtual void on_predict_epoch_start(Trainer&, Module&) {}
   virtual void on_predict_epoch_end(Trainer&, Module&) {}
   virtual void on_predict_batch_start(Trainer&, Module&, const Batch&, int64_t /*batch_idx*/) {}
-  virtual void on_predict_batch_end(Trainer&, Module&, const torch::Tensor& /*prediction*/, const Batch&,
-                                    int64_t /*batch_idx*/) {}
+  virtual void on_predict_batch_end(Trainer&, Module&, const torch::Tensor& /*prediction*/,
+                                    const Batch&, int64_t /*batch_idx*/) {}
 
   virtual void on_exception(Trainer&, Module&, const std::exception&) {}
 

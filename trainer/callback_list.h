@@ -11,9 +11,11 @@ namespace trainer {
 
 class CallbackList {
  public:
-  CallbackList(Trainer& trainer, Module& module, const std::vector<std::shared_ptr<Callback>>& callbacks)
+  CallbackList(Trainer& trainer, Module& module,
+               const std::vector<std::shared_ptr<Callback>>& callbacks)
       : trainer_(trainer), module_(module) {
-    for (const auto role : {Callback::Role::kActs, Callback::Role::kMonitors, Callback::Role::kSaves}) {
+    for (const auto role :
+         {Callback::Role::kActs, Callback::Role::kMonitors, Callback::Role::kSaves}) {
       for (const auto& callback : callbacks) {
         if (callback->role() == role) {
           all_.push_back(callback);

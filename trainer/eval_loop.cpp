@@ -18,7 +18,8 @@ class EvalMode {
   EvalMode& operator=(const EvalMode&) = delete;
   ~EvalMode() {
     for (const auto& [module, training] : modes_) {
-      // train(mode) would set the children too; they follow in this list and get their own mode back.
+      // train(mode) would set the children too; they follow in this list and get their own mode
+      // back.
       module->train(training);
     }
   }
@@ -81,8 +82,8 @@ using C = Callback;
 
 }  // namespace
 
-void EvalLoop::evaluate(EvalKind kind, DataLoader& loader, int64_t num_batches, MetricCollector& metrics,
-                        Metrics* result) {
+void EvalLoop::evaluate(EvalKind kind, DataLoader& loader, int64_t num_batches,
+                        MetricCollector& metrics, Metrics* result) {
   const Hooks& hooks = kind == EvalKind::kValidation ? kValidationHooks : kTestHooks;
   Module& module = run_.module;
   CallbackList& callbacks = run_.callbacks;
@@ -128,7 +129,8 @@ Metrics EvalLoop::run(EvalKind kind, DataLoader& loader, int64_t num_batches) {
   MetricCollector metrics;
   Metrics result;
   evaluate(kind, loader, num_batches, metrics, &result);
-  // After the isolation above has ended, so that a checkpoint saved here holds the random state of training.
+  // After the isolation above has ended, so that a checkpoint saved here holds the random state of
+  // training.
   if (kind == EvalKind::kValidation) {
     run_.validation_metrics = {result.begin(), result.end()};
     run_.callbacks.call_monitoring<&C::on_validation_end>();

@@ -25,45 +25,52 @@ FitLoop::FitLoop(Run& run, const bool& should_stop)
       progress_(run.progress),
       should_stop_(should_stop),
       eval_loop_(run) {
-  (run.config.gradient_clip_algorithm == "norm" ? clip_norm_ : clip_value_) = run.config.gradient_clip_val;
+  (run.config.gradient_clip_algorithm == "norm" ? clip_norm_ : clip_value_) =
+      run.config.gradient_clip_val;
 }
 
 void FitLoop::setup() {
   OptimizerConfig config = module_.configure_optimizers();
   if (config.optimizer == nullptr) {
-    throw UsageError(fmt::format("{}::configure_optimizers() returned no optimizer.", class_name(module_)));
+    throw UsageError(
+        fmt::format("{}::configure_optimizers() returned no optimizer.", class_name(module_)));
   }
   optimizer_ = std::move(config.optimizer);
   lr_scheduler_ = std::move(config.lr_scheduler);
   if (run_.config.enable_checkpointing && !has_optimizer_state(*optimizer_)) {
-    optimizer_state(*optimizer_);  // throws with what to do: better now than at the first checkpoint
+    optimizer_state(
+        *optimizer_);  // throws with what to do: better now than at the first checkpoint
   }
 }
 
 void FitLoop::run() {
   const ModuleAttachment attachment(module_, metrics_, progress_);
   val_loader_ = run_.data.val_dataloader();
-  num_val_batches_ = val_loader_ ? limited_batches(run_.config.limit_val_batches, val_loader_.size(),
-                                                   "limit_val_batches")
+  num_val_batches_ = val_loader_ ? limited_batches(run_.config.limit_val_batches,
+                                                   val_loader_.size(), "limit_val_batches")
                                  : 0;
   run_sanity_check();
   train_loader_ = run_.data.train_dataloader();
   if (!train_loader_) {
     throw DataError("fit: the data module has no train_dataloader(). Override it.");
   }
-  num_batches_ = limited_batches(run_.config.limit_train_batches, train_loader_.size(), "limit_train_batches");
+  num_batches_ =
+      limited_batches(run_.config.limit_train_batches, train_loader_.size(), "limit_train_batches");
   if (num_batches_ == 0) {
-    throw DataError(fmt::format(
-        "fit: there is no training batch ({} samples, batch_size {}, drop_last {}). Give more data or a smaller batch "
-        "size.",
-        train_loader_.dataset().size(), train_loader_.options().batch_size, train_loader_.options().drop_last));
+    throw DataError(
+        fmt::format("fit: there is no training batch ({} samples, batch_size {}, drop_last {}). "
+                    "Give more data or a smaller batch "
+                    "size.",
+                    train_loader_.dataset().size(), train_loader_.options().batch_size,
+                    train_loader_.options().drop_last));
   }
   module_.train();
   metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_start");
   callbacks_.call<&C::on_train_start>();
   module_.on_train_start();
   if (!restored_rng_.empty()) {
-    set_rng_state(std::exchange(restored_rng_, {}));  // last: the hooks above may have drawn numbers
+    set_rng_state(
+        std::exchange(restored_rng_, {}));  // last: the hooks above may have drawn numbers
   }
   while (!is_done() && !stop_is_requested()) {
     run_epoch();
@@ -93,7 +100,8 @@ void FitLoop::run_epoch() {
     module_.on_train_epoch_start();
     epoch_started_ = true;
   }
-  train_loader_.start(progress_.current_epoch, progress_.batch_idx, num_batches_ - progress_.batch_idx);
+  train_loader_.start(progress_.current_epoch, progress_.batch_idx,
+                      num_batches_ - progress_.batch_idx);
   for (;;) {
     if (at_step_edge()) {
       if (validation_is_due()) {
@@ -119,8 +127,8 @@ void FitLoop::run_epoch() {
   end_epoch();
 }
 
-/// The whole training step. Forward and backward pass are the closure that the optimizer evaluates, so that
-/// optimizers which evaluate more than once, and overridden optimizer_step()s, work.
+/// The whole training step. Forward and backward pass are the closure that the optimizer evaluates,
+/// so that optimizers which evaluate more than once, and overridden optimizer_step()s, work.
 void FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_idx) {
   const Batch batch = run_.transfer(std::move(cpu_batch));
   metrics_.enter(MetricCollector::Scope::kTrainBatch, "training_step", batch.size());
@@ -183,7 +191,8 @@ void FitLoop::end_epoch() {
   callbacks_.call_acting<&C::on_train_epoch_end>();
   module_.on_train_epoch_end();
   for (const auto& [name, value] : metrics_.fresh_values()) {
-    run_.callback_metrics[name] = value;  // where a name has an epoch value too, that one follows and wins
+    run_.callback_metrics[name] =
+        value;  // where a name has an epoch value too, that one follows and wins
   }
   run_.publish_epoch(metrics_);
   const bool is_whole = progress_.batch_idx == num_batches_;
@@ -200,7 +209,9 @@ void FitLoop::end_epoch() {
 }
 
 void FitLoop::validate() {
-  validated_at_ = progress_.batch_idx;  // first, so that a checkpoint saved at its end does not ask for it again
+  validated_at_ =
+      progress_
+          .batch_idx;  // first, so that a checkpoint saved at its end does not ask for it again
   eval_loop_.run(EvalKind::kValidation, val_loader_, num_val_batches_);
 }
 
@@ -223,20 +234,23 @@ FitLoop::Window FitLoop::take_window() {
   const bool is_first = std::exchange(window_is_fresh_, false);
   const bool is_last = window_.size() == 1;
   const bool is_alone = is_first && is_last;
-  return {is_first, is_last, is_alone ? 1.0 : module_.loss_weight(window_.front()) / window_weight_};
+  return {is_first, is_last,
+          is_alone ? 1.0 : module_.loss_weight(window_.front()) / window_weight_};
 }
 
 void FitLoop::check_loss(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const {
   if (!loss.defined() || loss.numel() != 1) {
-    throw UsageError(fmt::format("{}::training_step() returned {}, not a loss of one element. Return loss.mean(), say.",
-                                 class_name(module_),
-                                 loss.defined() ? fmt::format("a tensor of shape {}", c10::str(loss.sizes()))
-                                                : std::string("an undefined tensor")));
+    throw UsageError(fmt::format(
+        "{}::training_step() returned {}, not a loss of one element. Return loss.mean(), say.",
+        class_name(module_),
+        loss.defined() ? fmt::format("a tensor of shape {}", c10::str(loss.sizes()))
+                       : std::string("an undefined tensor")));
   }
   if (!loss.requires_grad()) {
-    throw UsageError(fmt::format("{}::training_step() returned a loss that does not depend on any parameter. Compute "
-                                 "it from the module's layers, without detach() or NoGradGuard.",
-                                 class_name(module_)));
+    throw UsageError(fmt::format(
+        "{}::training_step() returned a loss that does not depend on any parameter. Compute "
+        "it from the module's layers, without detach() or NoGradGuard.",
+        class_name(module_)));
   }
   // Reading a value on the processor is free; on another device it would make the step wait.
   if (run_.config.check_finite_loss && loss.is_cpu()) {
@@ -245,25 +259,30 @@ void FitLoop::check_loss(const torch::Tensor& loss, const Batch& batch, int64_t 
 }
 
 void FitLoop::check_finite(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const {
-  const double value = loss.scalar_type() == at::kFloat ? *loss.const_data_ptr<float>() : loss.item().toDouble();
+  const double value =
+      loss.scalar_type() == at::kFloat ? *loss.const_data_ptr<float>() : loss.item().toDouble();
   if (std::isfinite(value)) {
     return;
   }
   std::string inputs;
   for (size_t i = 0; i < batch.num_tensors(); ++i) {
     if (batch[i].is_floating_point() && !batch[i].isfinite().all().item<bool>()) {
-      const auto flat = batch[i].reshape({batch[i].size(0), -1}).isfinite().all(1).logical_not().nonzero();
-      inputs += fmt::format(" Tensor {} of the batch has NaN or infinite values in {} of {} samples, the first is sample "
-                            "{}: clean the data.",
-                            i, flat.size(0), batch.size(), flat[0][0].item<int64_t>());
+      const auto flat =
+          batch[i].reshape({batch[i].size(0), -1}).isfinite().all(1).logical_not().nonzero();
+      inputs += fmt::format(
+          " Tensor {} of the batch has NaN or infinite values in {} of {} samples, the first is "
+          "sample "
+          "{}: clean the data.",
+          i, flat.size(0), batch.size(), flat[0][0].item<int64_t>());
     }
   }
   throw NonFiniteError(fmt::format(
-      "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  The checkpoints of this run are untouched: "
+      "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  The checkpoints of "
+      "this run are untouched: "
       "resume with --ckpt_path=last and a lower learning rate or gradient_clip_val, or set "
       "trainer.check_finite_loss=false to go on regardless.",
-      value, progress_.current_epoch, batch_idx, progress_.global_step,
-      inputs.empty() ? " The batch itself is finite." : inputs));
+      std::isnan(value) ? "NaN" : "infinite", progress_.current_epoch, batch_idx,
+      progress_.global_step, inputs.empty() ? " The batch itself is finite." : inputs));
 }
 
 void FitLoop::step_lr_scheduler(Interval interval, int64_t intervals_done) {
@@ -281,19 +300,22 @@ void FitLoop::log_step_metrics() {
 }
 
 bool FitLoop::validates_in_this_epoch() const {
-  return num_val_batches_ > 0 && (progress_.current_epoch + 1) % run_.config.check_val_every_n_epoch == 0;
+  return num_val_batches_ > 0 &&
+         (progress_.current_epoch + 1) % run_.config.check_val_every_n_epoch == 0;
 }
 
 bool FitLoop::validation_is_due() const {
-  if (!validates_in_this_epoch() || progress_.batch_idx == 0 || validated_at_ == progress_.batch_idx) {
+  if (!validates_in_this_epoch() || progress_.batch_idx == 0 ||
+      validated_at_ == progress_.batch_idx) {
     return false;
   }
   const auto& interval = run_.config.val_check_interval;
   const auto* count = std::get_if<int64_t>(&interval);
   const int64_t every =
-      count != nullptr ? *count
-                       : std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(num_batches_) *
-                                                                   std::get<double>(interval)));
+      count != nullptr
+          ? *count
+          : std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(num_batches_) *
+                                                      std::get<double>(interval)));
   // Due once a multiple of `every` was passed since validation ran last.
   return progress_.batch_idx / every > std::max<int64_t>(validated_at_, 0) / every;
 }
@@ -320,7 +342,8 @@ nlohmann::json FitLoop::state_dict() {
       {"callback_metrics", nlohmann::json::object()},
   };
   for (const auto& [name, value] : run_.callback_metrics) {
-    state["callback_metrics"][name] = std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
+    state["callback_metrics"][name] =
+        std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
   }
   if (lr_scheduler_.scheduler != nullptr) {
     state["lr_scheduler"] = lr_scheduler_.scheduler->state_dict();

@@ -1,5 +1,6 @@
 #pragma once
-// The training loop: epochs, batches, and the step in one function, train_batch(). docs/step.md tells its order.
+// The training loop: epochs, batches, and the step in one function, train_batch(). docs/step.md
+// tells its order.
 
 #include <deque>
 #include <optional>
@@ -22,8 +23,8 @@ class FitLoop {
 
   /// Calls configure_optimizers(); before load_state_dict() and run().
   void setup();
-  /// Trains until max_epochs, max_steps, should_stop or a signal. Throws what user code throws, DataError when there
-  /// is nothing to train on, NonFiniteError.
+  /// Trains until max_epochs, max_steps, should_stop or a signal. Throws what user code throws,
+  /// DataError when there is nothing to train on, NonFiniteError.
   void run();
 
   torch::optim::Optimizer& optimizer() { return *optimizer_; }
@@ -88,7 +89,7 @@ class FitLoop {
   bool epoch_started_ = false;    // on_train_epoch_start was called for current_epoch
   bool epoch_done_ = false;       // current_epoch is finished, the counters do not say so yet
   bool sanity_checking_ = false;
-  std::string restored_rng_;      // random state of a checkpoint, until training goes on
+  std::string restored_rng_;  // random state of a checkpoint, until training goes on
 };
 
 }  // namespace trainer

@@ -1,6 +1,6 @@
 #pragma once
-// A logger writes the metrics of a run somewhere: a file, a service. Derive from it to add one; loggers know the run's
-// folder and nothing else of the Trainer.
+// A logger writes the metrics of a run somewhere: a file, a service. Derive from it to add one;
+// loggers know the run's folder and nothing else of the Trainer.
 
 #include <string>
 #include <string_view>
@@ -24,8 +24,9 @@ class Logger {
 
   virtual ~Logger() = default;
 
-  /// Called once before anything is logged. Appends to what an earlier run left in the folder; load_state_dict() cuts
-  /// it back to a checkpoint. Throws IoError when the folder cannot be written.
+  /// Called once before anything is logged. Appends to what an earlier run left in the folder;
+  /// load_state_dict() cuts it back to a checkpoint. Throws IoError when the folder cannot be
+  /// written.
   virtual void setup(const fs::Path& run_dir) = 0;
 
   /// The resolved configuration of the run.
@@ -40,7 +41,8 @@ class Logger {
   /// The run ended: "success", "interrupted" or "failed".
   virtual void finalize(std::string_view /*status*/) { save(); }
 
-  /// What was written so far, kept in checkpoints; load_state_dict() removes rows written after that checkpoint.
+  /// What was written so far, kept in checkpoints; load_state_dict() removes rows written after
+  /// that checkpoint.
   virtual nlohmann::json state_dict() const { return nullptr; }
   virtual void load_state_dict(const nlohmann::json&) {}
 };

@@ -13,8 +13,8 @@
 namespace trainer {
 namespace {
 
-/// The number in a one-element tensor on the processor. Loss and metrics are float32 nearly always: read without a
-/// trip through the dispatcher.
+/// The number in a one-element tensor on the processor. Loss and metrics are float32 nearly always:
+/// read without a trip through the dispatcher.
 double read_scalar(const torch::Tensor& value) {
   switch (value.scalar_type()) {
     case at::kFloat: return *value.const_data_ptr<float>();
@@ -36,8 +36,8 @@ double finish(ReduceFx fx, double reduced, double weight) {
 }
 
 bool same(const LogOptions& a, const LogOptions& b) {
-  return a.on_step == b.on_step && a.on_epoch == b.on_epoch && a.prog_bar == b.prog_bar && a.logger == b.logger &&
-         a.reduce_fx == b.reduce_fx;
+  return a.on_step == b.on_step && a.on_epoch == b.on_epoch && a.prog_bar == b.prog_bar &&
+         a.logger == b.logger && a.reduce_fx == b.reduce_fx;
 }
 
 /// JSON has no NaN and no infinity.
@@ -52,15 +52,18 @@ double from_json(const nlohmann::json& value) {
 
 MetricCollector::Entry& MetricCollector::entry(std::string_view name, const LogOptions& options) {
   if (scope_ == Scope::kForbidden) {
-    throw UsageError(fmt::format(
-        "log('{}'): cannot log in {}. Log in training_step, validation_step, test_step or an epoch hook.", name, hook_));
+    throw UsageError(
+        fmt::format("log('{}'): cannot log in {}. Log in training_step, validation_step, test_step "
+                    "or an epoch hook.",
+                    name, hook_));
   }
   LogOptions resolved = options;
   resolved.on_step = options.on_step.value_or(scope_ == Scope::kTrainBatch);
   resolved.on_epoch = options.on_epoch.value_or(scope_ != Scope::kTrainBatch);
   if (scope_ == Scope::kEpoch && *resolved.on_step) {
-    throw UsageError(fmt::format("log('{}'): on_step=true in {}, which runs once an epoch. Leave on_step out.", name,
-                                 hook_));
+    throw UsageError(
+        fmt::format("log('{}'): on_step=true in {}, which runs once an epoch. Leave on_step out.",
+                    name, hook_));
   }
   const auto found = index_.find(name);
   if (found == index_.end()) {
@@ -73,20 +76,24 @@ MetricCollector::Entry& MetricCollector::entry(std::string_view name, const LogO
   }
   Entry& existing = entries_[found->second];
   if (!same(existing.options, resolved)) {
-    throw UsageError(fmt::format(
-        "log('{}') in {}: logged before with other options (on_step, on_epoch, prog_bar, logger or reduce_fx). Use one "
-        "set of options for a name, or two names.",
-        name, hook_));
+    throw UsageError(
+        fmt::format("log('{}') in {}: logged before with other options (on_step, on_epoch, "
+                    "prog_bar, logger or reduce_fx). Use one "
+                    "set of options for a name, or two names.",
+                    name, hook_));
   }
   return existing;
 }
 
-void MetricCollector::log(std::string_view name, const torch::Tensor& value, const LogOptions& options) {
+void MetricCollector::log(std::string_view name, const torch::Tensor& value,
+                          const LogOptions& options) {
   if (!value.defined() || value.numel() != 1) {
-    const std::string what = value.defined() ? fmt::format("a tensor of shape {}", c10::str(value.sizes()))
-                                             : std::string("an undefined tensor");
-    throw UsageError(fmt::format("log('{}') in {}: the value is {}, not one number. Log value.mean(), say.", name, hook_,
-                                 what));
+    const std::string what = value.defined()
+                                 ? fmt::format("a tensor of shape {}", c10::str(value.sizes()))
+                                 : std::string("an undefined tensor");
+    throw UsageError(
+        fmt::format("log('{}') in {}: the value is {}, not one number. Log value.mean(), say.",
+                    name, hook_, what));
   }
   if (value.is_cpu()) {
     log(name, read_scalar(value), options);
@@ -119,8 +126,12 @@ void MetricCollector::accumulate(Entry& e, double value) {
     case ReduceFx::kMean:
     case ReduceFx::kSum: e.reduced += value; break;
     // NaN must not get lost in a comparison.
-    case ReduceFx::kMin: e.reduced = std::isnan(value) || value < e.reduced ? value : e.reduced; break;
-    case ReduceFx::kMax: e.reduced = std::isnan(value) || value > e.reduced ? value : e.reduced; break;
+    case ReduceFx::kMin:
+      e.reduced = std::isnan(value) || value < e.reduced ? value : e.reduced;
+      break;
+    case ReduceFx::kMax:
+      e.reduced = std::isnan(value) || value > e.reduced ? value : e.reduced;
+      break;
   }
 }
 
@@ -221,7 +232,8 @@ std::vector<MetricCollector::EpochValue> MetricCollector::reduce_epoch(Strategy&
       e.weight = op == ReduceOp::kSum ? packed[1].item<double>() : e.weight;
     }
     values.push_back({*e.options.on_step ? e.name + "_epoch" : e.name, e.name,
-                      finish(e.options.reduce_fx, e.reduced, e.weight), e.options.logger, e.options.prog_bar});
+                      finish(e.options.reduce_fx, e.reduced, e.weight), e.options.logger,
+                      e.options.prog_bar});
   }
   return values;
 }

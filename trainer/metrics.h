@@ -1,8 +1,9 @@
 #pragma once
 // What log() collects: the value of the last step, and the exact reduction over an epoch.
 //
-// A value on the processor is read at once; a value on another device stays there, is accumulated there, and comes
-// back in one copy when metrics are written. Means are weighted by samples: sum(value * batch_size) / sum(batch_size).
+// A value on the processor is read at once; a value on another device stays there, is accumulated
+// there, and comes back in one copy when metrics are written. Means are weighted by samples:
+// sum(value * batch_size) / sum(batch_size).
 
 #include <cstdint>
 #include <functional>
@@ -22,8 +23,9 @@ namespace trainer {
 
 enum class ReduceFx { kMean, kSum, kMin, kMax };
 
-/// How log() treats a value. Unset on_step and on_epoch follow the hook, as in Lightning: in training_step and the
-/// other per-batch training hooks the step's value, in evaluation and epoch hooks the epoch's.
+/// How log() treats a value. Unset on_step and on_epoch follow the hook, as in Lightning: in
+/// training_step and the other per-batch training hooks the step's value, in evaluation and epoch
+/// hooks the epoch's.
 struct LogOptions {
   std::optional<bool> on_step = std::nullopt;
   std::optional<bool> on_epoch = std::nullopt;
@@ -47,21 +49,23 @@ class MetricCollector {
     batch_size_ = batch_size;
   }
 
-  /// Throws UsageError, naming the key, for a value that is not one number, a hook that cannot log, a key logged
-  /// with other options before. Syncs: no.
+  /// Throws UsageError, naming the key, for a value that is not one number, a hook that cannot log,
+  /// a key logged with other options before. Syncs: no.
   void log(std::string_view name, const torch::Tensor& value, const LogOptions& options);
   void log(std::string_view name, double value, const LogOptions& options);
 
-  /// The values of the last step that were logged on_step: for loggers, or those shown in the progress bar.
+  /// The values of the last step that were logged on_step: for loggers, or those shown in the
+  /// progress bar.
   Metrics step_metrics();
   Metrics progress_bar_metrics();
   /// Step values newer than the last epoch's end, under every name a callback may ask for.
   Metrics fresh_values();
-  /// The epoch's reductions over its batches and over `strategy`'s ranks. Collective: yes. Syncs: yes.
-  /// `for_logger` keeps only those that loggers write; names carry _epoch where the step is logged too.
+  /// The epoch's reductions over its batches and over `strategy`'s ranks. Collective: yes. Syncs:
+  /// yes. `for_logger` keeps only those that loggers write; names carry _epoch where the step is
+  /// logged too.
   struct EpochValue {
-    std::string name;         // as loggers see it
-    std::string plain_name;   // as it was logged
+    std::string name;        // as loggers see it
+    std::string plain_name;  // as it was logged
     double value;
     bool logger;
     bool prog_bar;
@@ -78,11 +82,11 @@ class MetricCollector {
  private:
   struct Entry {
     std::string name;
-    LogOptions options;      // with on_step and on_epoch resolved
-    bool fresh = false;      // logged since the last epoch's end
+    LogOptions options;  // with on_step and on_epoch resolved
+    bool fresh = false;  // logged since the last epoch's end
     bool has_epoch = false;
     double last = 0;
-    double reduced = 0;      // sum of value * weight, sum, minimum or maximum
+    double reduced = 0;  // sum of value * weight, sum, minimum or maximum
     double weight = 0;
     torch::Tensor device_last;
     torch::Tensor device_reduced;  // float64 scalar on the value's device

@@ -17,11 +17,13 @@ void Module::validation_step(const Batch&, int64_t) {}
 void Module::test_step(const Batch&, int64_t) {}
 
 torch::Tensor Module::predict_step(const Batch&, int64_t) {
-  throw UsageError(fmt::format("{} has no predict_step(). Override it to use predict.", class_name(*this)));
+  throw UsageError(
+      fmt::format("{} has no predict_step(). Override it to use predict.", class_name(*this)));
 }
 
 void Module::configure_gradient_clipping(torch::optim::Optimizer& optimizer, Strategy& strategy,
-                                         std::optional<double> max_norm, std::optional<double> max_value) {
+                                         std::optional<double> max_norm,
+                                         std::optional<double> max_value) {
   if (max_norm) {
     strategy.clip_gradients(optimizer, *max_norm);
   } else if (max_value) {

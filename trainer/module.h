@@ -1,5 +1,6 @@
 #pragma once
-// The one class a researcher writes: layers, a training step, and an optimizer. The Trainer does everything else.
+// The one class a researcher writes: layers, a training step, and an optimizer. The Trainer does
+// everything else.
 //
 //   class LitClassifier : public trainer::Module {
 //     torch::Tensor training_step(const trainer::Batch& batch, int64_t) override {
@@ -11,8 +12,8 @@
 //     trainer::OptimizerConfig configure_optimizers() override { ... }
 //   };
 //
-// Hooks have Lightning's names, order and meaning (docs/step.md). A module works without a Trainer too: log() then
-// does nothing.
+// Hooks have Lightning's names, order and meaning (docs/step.md). A module works without a Trainer
+// too: log() then does nothing.
 
 #include <functional>
 #include <optional>
@@ -46,7 +47,8 @@ class Module : public torch::nn::Module {
   /// Builds layers that are too large to build in the constructor; may run more than once.
   virtual void configure_model() {}
 
-  /// How much a batch counts in the gradient of a step made of several batches or ranks: its samples.
+  /// How much a batch counts in the gradient of a step made of several batches or ranks: its
+  /// samples.
   virtual double loss_weight(const Batch& batch) const { return static_cast<double>(batch.size()); }
 
   virtual void prepare_data() {}
@@ -60,7 +62,8 @@ class Module : public torch::nn::Module {
   virtual void on_train_epoch_start() {}
   virtual void on_train_epoch_end() {}
   virtual void on_train_batch_start(const Batch&, int64_t /*batch_idx*/) {}
-  virtual void on_train_batch_end(const torch::Tensor& /*loss*/, const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_train_batch_end(const torch::Tensor& /*loss*/, const Batch&,
+                                  int64_t /*batch_idx*/) {}
   virtual void on_validation_start() {}
   virtual void on_validation_end() {}
   virtual void on_validation_epoch_start() {}
@@ -78,7 +81,8 @@ class Module : public torch::nn::Module {
   virtual void on_predict_epoch_start() {}
   virtual void on_predict_epoch_end() {}
   virtual void on_predict_batch_start(const Batch&, int64_t /*batch_idx*/) {}
-  virtual void on_predict_batch_end(const torch::Tensor& /*prediction*/, const Batch&, int64_t /*batch_idx*/) {}
+  virtual void on_predict_batch_end(const torch::Tensor& /*prediction*/, const Batch&,
+                                    int64_t /*batch_idx*/) {}
 
   virtual void on_before_zero_grad(torch::optim::Optimizer&) {}
   virtual void on_before_backward(const torch::Tensor& /*loss*/) {}
@@ -87,11 +91,13 @@ class Module : public torch::nn::Module {
 
   /// Runs the backward pass; override to retain the graph, say.
   virtual void backward(const torch::Tensor& loss) { loss.backward(); }
-  /// Clips before the step; `max_norm` and `max_value` are the Trainer's settings, at most one of them is set.
+  /// Clips before the step; `max_norm` and `max_value` are the Trainer's settings, at most one of
+  /// them is set.
   virtual void configure_gradient_clipping(torch::optim::Optimizer& optimizer, Strategy& strategy,
-                                           std::optional<double> max_norm, std::optional<double> max_value);
-  /// Updates the parameters. `closure` runs training_step() and backward() and must be evaluated exactly as often as
-  /// the optimizer asks: override to wrap or skip the update, as in Lightning.
+                                           std::optional<double> max_norm,
+                                           std::optional<double> max_value);
+  /// Updates the parameters. `closure` runs training_step() and backward() and must be evaluated
+  /// exactly as often as the optimizer asks: override to wrap or skip the update, as in Lightning.
   virtual torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer, Strategy& strategy,
                                        const std::function<torch::Tensor()>& closure);
 
@@ -100,8 +106,9 @@ class Module : public torch::nn::Module {
   virtual void on_load_checkpoint(const nlohmann::json& /*user*/) {}
 
  protected:
-  /// Logs one number under a name. Costs well below a microsecond on the processor and never waits for a device.
-  /// Throws UsageError for a tensor of more than one element or a hook that cannot log.
+  /// Logs one number under a name. Costs well below a microsecond on the processor and never waits
+  /// for a device. Throws UsageError for a tensor of more than one element or a hook that cannot
+  /// log.
   void log(std::string_view name, const torch::Tensor& value, const LogOptions& options = {}) {
     if (metrics_ != nullptr) {
       metrics_->log(name, value, options);
@@ -126,7 +133,8 @@ class Module : public torch::nn::Module {
 /// The class of a module without its namespaces: what checkpoints record.
 std::string class_name(const Module& module);
 
-/// Connects a module to a loop's metrics and progress for the scope's life; scopes nest (validation inside training).
+/// Connects a module to a loop's metrics and progress for the scope's life; scopes nest (validation
+/// inside training).
 class ModuleAttachment {
  public:
   ModuleAttachment(Module& module, MetricCollector& metrics, const Progress& progress)

@@ -1,5 +1,6 @@
 #pragma once
-// The number format of a run: which dtype operators compute in. Parameters stay float32 in every mode here.
+// The number format of a run: which dtype operators compute in. Parameters stay float32 in every
+// mode here.
 
 #include <optional>
 #include <string>
@@ -9,8 +10,8 @@
 
 namespace trainer {
 
-/// Autocast for the scope's life; nothing where no dtype is given. LibTorch's cast cache is cleared at the end of the
-/// outermost scope, as torch.autocast does.
+/// Autocast for the scope's life; nothing where no dtype is given. LibTorch's cast cache is cleared
+/// at the end of the outermost scope, as torch.autocast does.
 class AutocastScope {
  public:
   AutocastScope(c10::DeviceType device, std::optional<at::ScalarType> dtype);
@@ -27,8 +28,8 @@ class AutocastScope {
 
 class Precision {
  public:
-  /// "32-true": float32 throughout. "bf16-mixed": matrix products in bfloat16, parameters and reductions in float32.
-  /// Throws ConfigError for another name.
+  /// "32-true": float32 throughout. "bf16-mixed": matrix products in bfloat16, parameters and
+  /// reductions in float32. Throws ConfigError for another name.
   explicit Precision(const std::string& name);
   static const std::vector<std::string>& names();
 

@@ -34,7 +34,8 @@ std::string build_id() {
         for (int i = 0; i < info->dlpi_phnum; ++i) {
           const auto& header = info->dlpi_phdr[i];
           const uintptr_t begin = info->dlpi_addr + header.p_vaddr;
-          is_ours |= header.p_type == PT_LOAD && wanted.address >= begin && wanted.address < begin + header.p_memsz;
+          is_ours |= header.p_type == PT_LOAD && wanted.address >= begin &&
+                     wanted.address < begin + header.p_memsz;
           if (header.p_type != PT_NOTE) {
             continue;
           }
@@ -74,7 +75,8 @@ std::string output_of(const char* command) {
 
 nlohmann::json git_state() {
   // One process start: the commit on the first line, then one line for each changed file.
-  const std::string text = output_of("git rev-parse HEAD 2>/dev/null && git status --porcelain 2>/dev/null");
+  const std::string text =
+      output_of("git rev-parse HEAD 2>/dev/null && git status --porcelain 2>/dev/null");
   const size_t end = text.find('\n');
   if (end == std::string::npos) {
     return nullptr;
@@ -85,7 +87,8 @@ nlohmann::json git_state() {
 std::vector<std::string> command_line() {
   constexpr size_t kMaxBytes = size_t{1} << 20;
   std::vector<std::string> words;
-  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen("/proc/self/cmdline", "r"), &std::fclose);
+  std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen("/proc/self/cmdline", "r"),
+                                                       &std::fclose);
   std::string text(kMaxBytes, '\0');
   text.resize(file ? std::fread(text.data(), 1, text.size(), file.get()) : 0);
   for (size_t begin = 0; begin < text.size();) {

@@ -1,5 +1,6 @@
 #pragma once
-// The parts that one call of fit, validate, test or predict works with. The Trainer owns them; loops borrow them.
+// The parts that one call of fit, validate, test or predict works with. The Trainer owns them;
+// loops borrow them.
 
 #include <map>
 #include <memory>
@@ -43,8 +44,8 @@ struct Run {
     }
   }
 
-  /// Reduces the epoch's metrics, gives them to callback_metrics and to the loggers as one row, and returns them all.
-  /// Collective: yes.
+  /// Reduces the epoch's metrics, gives them to callback_metrics and to the loggers as one row, and
+  /// returns them all. Collective: yes.
   Metrics publish_epoch(MetricCollector& metrics) {
     Metrics all;
     Metrics row;

@@ -59,7 +59,8 @@ RunDirectory RunDirectory::create_next(const fs::Path& root) {
   std::error_code error;
   while (!std::filesystem::create_directory(root / fmt::format("{}{}", kPrefix, version), error)) {
     if (error) {
-      fs::create_directories(root / fmt::format("{}{}", kPrefix, version));  // throws with the reason
+      fs::create_directories(root /
+                             fmt::format("{}{}", kPrefix, version));  // throws with the reason
     }
     ++version;  // another process was faster
   }
@@ -68,7 +69,8 @@ RunDirectory RunDirectory::create_next(const fs::Path& root) {
 
 std::optional<RunDirectory> RunDirectory::containing(const fs::Path& checkpoint) {
   const fs::Path absolute = std::filesystem::absolute(checkpoint).lexically_normal();
-  const fs::Path folder = absolute.has_filename() ? absolute.parent_path() : absolute.parent_path().parent_path();
+  const fs::Path folder =
+      absolute.has_filename() ? absolute.parent_path() : absolute.parent_path().parent_path();
   if (folder.filename() != "checkpoints") {
     return std::nullopt;
   }
@@ -78,7 +80,8 @@ std::optional<RunDirectory> RunDirectory::containing(const fs::Path& checkpoint)
   return RunDirectory(run.empty() ? folder.parent_path() : run);
 }
 
-std::optional<RunDirectory> RunDirectory::newest(const fs::Path& root, const std::string& module_class) {
+std::optional<RunDirectory> RunDirectory::newest(const fs::Path& root,
+                                                 const std::string& module_class) {
   auto candidates = versions(root);
   for (auto candidate = candidates.rbegin(); candidate != candidates.rend(); ++candidate) {
     const RunDirectory run(candidate->second);
@@ -116,7 +119,8 @@ std::optional<fs::Path> RunDirectory::last() const {
     if (entry.path().extension() != kExtension) {
       continue;
     }
-    if (const auto words = about(entry.path()); words && words->value("global_step", int64_t{0}) > most_steps) {
+    if (const auto words = about(entry.path());
+        words && words->value("global_step", int64_t{0}) > most_steps) {
       most_steps = words->value("global_step", int64_t{0});
       newest = entry.path();
     }
@@ -130,21 +134,24 @@ void RunDirectory::point(const std::string& pointer, const std::string& checkpoi
   fs::write_text_atomically(checkpoints() / pointer, checkpoint_name + "\n");
 }
 
-fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run, const fs::Path& root,
-                            const std::string& module_class) {
+fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run,
+                            const fs::Path& root, const std::string& module_class) {
   if (ckpt_path != "last" && ckpt_path != "best") {
     return ckpt_path;
   }
-  const auto directory = run ? std::optional(RunDirectory(*run)) : RunDirectory::newest(root, module_class);
+  const auto directory =
+      run ? std::optional(RunDirectory(*run)) : RunDirectory::newest(root, module_class);
   if (!directory) {
-    throw DataError(fmt::format("--ckpt_path={}: no run below {} has a checkpoint of {}.\n  Train first, or give the "
-                                "run by --run or the checkpoint by its path.",
-                                ckpt_path, root.string(), module_class));
+    throw DataError(fmt::format(
+        "--ckpt_path={}: no run below {} has a checkpoint of {}.\n  Train first, or give the "
+        "run by --run or the checkpoint by its path.",
+        ckpt_path, root.string(), module_class));
   }
   const auto checkpoint = ckpt_path == "best" ? directory->best() : directory->last();
   if (!checkpoint) {
-    throw DataError(fmt::format("--ckpt_path={}: {} has no such checkpoint.\n  Try --ckpt_path=last, or give a path.",
-                                ckpt_path, directory->path().string()));
+    throw DataError(fmt::format(
+        "--ckpt_path={}: {} has no such checkpoint.\n  Try --ckpt_path=last, or give a path.",
+        ckpt_path, directory->path().string()));
   }
   return *checkpoint;
 }

@@ -1,7 +1,9 @@
 #pragma once
-// The folder of a run: `<default_root_dir>/version_N/` with config.yaml, metrics, provenance.json and checkpoints/.
+// The folder of a run: `<default_root_dir>/version_N/` with config.yaml, metrics, provenance.json
+// and checkpoints/.
 //
-// `checkpoints/last` and `checkpoints/best` are text files that hold the name of a checkpoint folder beside them.
+// `checkpoints/last` and `checkpoints/best` are text files that hold the name of a checkpoint
+// folder beside them.
 
 #include <optional>
 #include <string>
@@ -24,8 +26,8 @@ class RunDirectory {
   const fs::Path& path() const { return path_; }
   fs::Path checkpoints() const { return path_ / "checkpoints"; }
 
-  /// The checkpoint that `last` or `best` names. Where the pointer is missing or names no complete checkpoint, `last`
-  /// is the complete one with the most steps, and `best` is nothing.
+  /// The checkpoint that `last` or `best` names. Where the pointer is missing or names no complete
+  /// checkpoint, `last` is the complete one with the most steps, and `best` is nothing.
   std::optional<fs::Path> last() const;
   std::optional<fs::Path> best() const;
 
@@ -38,9 +40,10 @@ class RunDirectory {
   fs::Path path_;
 };
 
-/// The checkpoint folder that `--ckpt_path` means: "last", "best" or a path. `run` narrows last and best to one run;
-/// else they come from the newest run below `root` with this module class. Throws DataError where there is none.
-fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run, const fs::Path& root,
-                            const std::string& module_class);
+/// The checkpoint folder that `--ckpt_path` means: "last", "best" or a path. `run` narrows last and
+/// best to one run; else they come from the newest run below `root` with this module class. Throws
+/// DataError where there is none.
+fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run,
+                            const fs::Path& root, const std::string& module_class);
 
 }  // namespace trainer

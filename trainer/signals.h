@@ -1,11 +1,12 @@
 #pragma once
-// Signals that ask a run to stop. A handler only sets a flag; the fit loop reads it at the edge of a step, saves a
-// checkpoint and ends cleanly.
+// Signals that ask a run to stop. A handler only sets a flag; the fit loop reads it at the edge of
+// a step, saves a checkpoint and ends cleanly.
 
 namespace trainer {
 
-/// While it lives, SIGINT, SIGTERM and SIGUSR1 set a flag. A second SIGINT ends the process at once, as users expect
-/// of a second Ctrl-C. The handlers that were there before come back at the end. Scopes do not nest.
+/// While it lives, SIGINT, SIGTERM and SIGUSR1 set a flag. A second SIGINT ends the process at
+/// once, as users expect of a second Ctrl-C. The handlers that were there before come back at the
+/// end. Scopes do not nest.
 class SignalScope {
  public:
   SignalScope();

@@ -1,6 +1,6 @@
 #pragma once
-// A strategy spreads one training step over devices and processes. It gets a module and tensors, never a Trainer:
-// the loop calls it at the places where a step may need other ranks.
+// A strategy spreads one training step over devices and processes. It gets a module and tensors,
+// never a Trainer: the loop calls it at the places where a step may need other ranks.
 
 #include <functional>
 #include <vector>
@@ -30,14 +30,15 @@ class Strategy {
   /// Moves, broadcasts or shards the module; called before configure_optimizers(). Collective: yes.
   virtual void setup_module(torch::nn::Module& module) = 0;
 
-  /// Makes the gradients of `optimizer` undefined or zero before a window's first backward pass. The strategy owns
-  /// how, since gradients may be views into its own storage.
+  /// Makes the gradients of `optimizer` undefined or zero before a window's first backward pass.
+  /// The strategy owns how, since gradients may be views into its own storage.
   virtual void zero_gradients(torch::optim::Optimizer& optimizer) = 0;
 
   /// Off while a window accumulates: backward then leaves gradients on their rank.
   virtual void require_gradient_sync(bool required) = 0;
 
-  /// After the last backward pass of a window: returns when every gradient is final. Collective: yes.
+  /// After the last backward pass of a window: returns when every gradient is final. Collective:
+  /// yes.
   virtual void finish_gradient_sync() = 0;
 
   /// Scales the gradients in place so that their global L2 norm is at most `max_norm`.
@@ -45,7 +46,8 @@ class Strategy {
   virtual torch::Tensor clip_gradients(torch::optim::Optimizer& optimizer, double max_norm) = 0;
 
   /// Runs the optimizer's step; `closure` evaluates loss and gradients. Returns the closure's loss.
-  virtual torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer, const Closure& closure) = 0;
+  virtual torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer,
+                                       const Closure& closure) = 0;
 
   /// Reduces `tensor` over the ranks in place. Collective: yes.
   virtual void all_reduce(torch::Tensor& tensor, ReduceOp op) = 0;

@@ -37,7 +37,8 @@ class GivenLoaders : public DataModule {
   DataLoader train_, val_;
 };
 
-/// The settings as if they had come from a file: checked, and with every class's arguments complete.
+/// The settings as if they had come from a file: checked, and with every class's arguments
+/// complete.
 TrainerConfig resolved(const TrainerConfig& config) {
   register_builtins();
   config::Diagnostics diagnostics;
@@ -46,7 +47,8 @@ TrainerConfig resolved(const TrainerConfig& config) {
   return result;
 }
 
-/// Class name, its own key, and a number where two would be alike: what a checkpoint calls a callback or logger.
+/// Class name, its own key, and a number where two would be alike: what a checkpoint calls a
+/// callback or logger.
 template <class T>
 class StateKeys {
  public:
@@ -113,12 +115,14 @@ Trainer::Trainer(TrainerConfig config) : config_(resolved(config)) {
 Trainer::~Trainer() = default;
 
 void Trainer::add_default_callbacks() {
-  const std::pair<bool, const char*> defaults[] = {{config_.enable_progress_bar, "ProgressBar"},
-                                                   {config_.enable_model_summary, "ModelSummary"},
-                                                   {config_.enable_checkpointing, "ModelCheckpoint"}};
+  const std::pair<bool, const char*> defaults[] = {
+      {config_.enable_progress_bar, "ProgressBar"},
+      {config_.enable_model_summary, "ModelSummary"},
+      {config_.enable_checkpointing, "ModelCheckpoint"}};
   for (const auto& [enabled, name] : defaults) {
-    const bool present = std::any_of(config_.callbacks.begin(), config_.callbacks.end(),
-                                     [wanted = name](const auto& spec) { return spec.class_path == wanted; });
+    const bool present =
+        std::any_of(config_.callbacks.begin(), config_.callbacks.end(),
+                    [wanted = name](const auto& spec) { return spec.class_path == wanted; });
     if (enabled && !present) {
       config_.callbacks.emplace_back(name);
     }
@@ -141,7 +145,8 @@ void Trainer::fit(Module& module, DataModule& data, const CkptPath& ckpt_path) {
     if (checkpoint != nullptr) {
       const auto state = checkpoint->json(kState);
       loop.load_state_dict(state.at("loop"));
-      load_optimizer(module, loop.optimizer(), checkpoint->tensors(kOptimizer), state.at("optimizer_groups"));
+      load_optimizer(module, loop.optimizer(), checkpoint->tensors(kOptimizer),
+                     state.at("optimizer_groups"));
       log::info(fmt::format("resuming from {} (epoch {}, step {})", checkpoint->path().string(),
                             progress_.current_epoch, progress_.global_step));
     }
@@ -166,14 +171,15 @@ Trainer::MetricMap Trainer::test(Module& module, DataModule& data, const CkptPat
   return evaluate(Stage::kTest, module, data, ckpt_path);
 }
 
-Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path) {
+Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& data,
+                                     const CkptPath& ckpt_path) {
   MetricMap result;
   execute(stage, module, data, ckpt_path, [&](Run& run, const CheckpointReader*) {
     const bool is_test = stage == Stage::kTest;
     DataLoader loader = is_test ? data.test_dataloader() : data.val_dataloader();
     if (!loader) {
-      throw DataError(fmt::format("{}: the data module has no {}_dataloader(). Override it.", to_string(stage),
-                                  is_test ? "test" : "val"));
+      throw DataError(fmt::format("{}: the data module has no {}_dataloader(). Override it.",
+                                  to_string(stage), is_test ? "test" : "val"));
     }
     const auto& limit = is_test ? config_.limit_test_batches : config_.limit_val_batches;
     const int64_t batches =
@@ -186,29 +192,41 @@ Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& da
   return result;
 }
 
-std::vector<torch::Tensor> Trainer::predict(Module& module, DataModule& data, const CkptPath& ckpt_path) {
+std::vector<torch::Tensor> Trainer::predict(Module& module, DataModule& data,
+                                            const CkptPath& ckpt_path) {
   std::vector<torch::Tensor> predictions;
   execute(Stage::kPredict, module, data, ckpt_path, [&](Run& run, const CheckpointReader*) {
     DataLoader loader = data.predict_dataloader();
     if (!loader) {
       throw DataError("predict: the data module has no predict_dataloader(). Override it.");
     }
-    const int64_t batches = limited_batches(config_.limit_predict_batches, loader.size(), "limit_predict_batches");
+    const int64_t batches =
+        limited_batches(config_.limit_predict_batches, loader.size(), "limit_predict_batches");
     predictions = EvalLoop(run).predict(loader, batches);
   });
   return predictions;
 }
 
-void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path, const Body& body) {
+void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path,
+                      const Body& body) {
   stage_ = stage;
   std::unique_ptr<const CheckpointReader> checkpoint;
   if (ckpt_path) {
-    const auto searched = searched_run_ ? searched_run_ : (run_directory_ ? std::optional(run_dir()) : std::nullopt);
+    const auto searched =
+        searched_run_ ? searched_run_ : (run_directory_ ? std::optional(run_dir()) : std::nullopt);
     checkpoint = std::make_unique<CheckpointReader>(
         resolve_checkpoint(*ckpt_path, searched, config_.default_root_dir, class_name(module)));
   }
-  Run run{config_,  module,    data,      *strategy_,       *precision_, CallbackList(*this, module, callbacks_),
-          loggers_, progress_, callback_metrics_, validation_metrics_};
+  Run run{config_,
+          module,
+          data,
+          *strategy_,
+          *precision_,
+          CallbackList(*this, module, callbacks_),
+          loggers_,
+          progress_,
+          callback_metrics_,
+          validation_metrics_};
   run_ = &run;
   try {
     open_run_directory(stage, run, checkpoint.get());
@@ -258,7 +276,8 @@ void Trainer::restore(Run& run, const CheckpointReader& checkpoint) {
   if (stage_ != Stage::kFit) {
     progress_.current_epoch = state.at("loop").at("current_epoch");
     progress_.global_step = state.at("loop").at("global_step");
-    return;  // an evaluation reads weights; it neither resumes callbacks nor cuts what loggers wrote
+    return;  // an evaluation reads weights; it neither resumes callbacks nor cuts what loggers
+             // wrote
   }
   if (!state.at("data").is_null()) {
     run.data.load_state_dict(state.at("data"));
@@ -270,7 +289,8 @@ void Trainer::restore(Run& run, const CheckpointReader& checkpoint) {
 
 void Trainer::open_run_directory(Stage stage, Run& run, const CheckpointReader* checkpoint) {
   const bool writes = !loggers_.empty() || (stage == Stage::kFit && config_.enable_checkpointing);
-  const auto of_checkpoint = checkpoint != nullptr ? RunDirectory::containing(checkpoint->path()) : std::nullopt;
+  const auto of_checkpoint =
+      checkpoint != nullptr ? RunDirectory::containing(checkpoint->path()) : std::nullopt;
   if (!writes) {
     run_directory_ = of_checkpoint;
     return;
@@ -302,9 +322,10 @@ void Trainer::open_run_directory(Stage stage, Run& run, const CheckpointReader* 
 
 void Trainer::save_checkpoint(const fs::Path& path) {
   if (!fit_loop().at_step_edge()) {
-    throw UsageError(fmt::format("save_checkpoint('{}'): called inside an accumulation window, whose gradients would "
-                                 "be lost. Call it where trainer.at_step_edge() is true.",
-                                 path.string()));
+    throw UsageError(fmt::format(
+        "save_checkpoint('{}'): called inside an accumulation window, whose gradients would "
+        "be lost. Call it where trainer.at_step_edge() is true.",
+        path.string()));
   }
   Run& run = *run_;
   for (const auto& logger : loggers_) {
@@ -312,12 +333,9 @@ void Trainer::save_checkpoint(const fs::Path& path) {
   }
   auto user = nlohmann::json::object();
   nlohmann::json state = {
-      {"loop", fit_loop().state_dict()},
-      {"seed", global_seed()},
-      {"callbacks", save_states(callbacks_)},
-      {"loggers", save_states(loggers_)},
-      {"data", run.data.state_dict()},
-      {"optimizer_groups", optimizer_groups(optimizer())},
+      {"loop", fit_loop().state_dict()},      {"seed", global_seed()},
+      {"callbacks", save_states(callbacks_)}, {"loggers", save_states(loggers_)},
+      {"data", run.data.state_dict()},        {"optimizer_groups", optimizer_groups(optimizer())},
   };
   run.callbacks.call<&C::on_save_checkpoint>(user);
   run.module.on_save_checkpoint(user);
@@ -344,10 +362,18 @@ FitLoop& Trainer::fit_loop() const {
 
 torch::optim::Optimizer& Trainer::optimizer() { return fit_loop().optimizer(); }
 bool Trainer::has_lr_scheduler() const { return fit_loop().lr_scheduler() != nullptr; }
-bool Trainer::sanity_checking() const { return fit_loop_ != nullptr && fit_loop_->sanity_checking(); }
-int64_t Trainer::num_training_batches() const { return fit_loop_ != nullptr ? fit_loop_->num_training_batches() : 0; }
-int64_t Trainer::num_val_batches() const { return fit_loop_ != nullptr ? fit_loop_->num_val_batches() : 0; }
-bool Trainer::validates_in_this_epoch() const { return fit_loop_ != nullptr && fit_loop_->validates_in_this_epoch(); }
+bool Trainer::sanity_checking() const {
+  return fit_loop_ != nullptr && fit_loop_->sanity_checking();
+}
+int64_t Trainer::num_training_batches() const {
+  return fit_loop_ != nullptr ? fit_loop_->num_training_batches() : 0;
+}
+int64_t Trainer::num_val_batches() const {
+  return fit_loop_ != nullptr ? fit_loop_->num_val_batches() : 0;
+}
+bool Trainer::validates_in_this_epoch() const {
+  return fit_loop_ != nullptr && fit_loop_->validates_in_this_epoch();
+}
 bool Trainer::is_done() const { return fit_loop_ != nullptr && fit_loop_->is_done(); }
 bool Trainer::at_step_edge() const { return fit_loop_ != nullptr && fit_loop_->at_step_edge(); }
 

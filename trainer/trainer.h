@@ -1,6 +1,7 @@
 #pragma once
-// The Trainer: give it a module and data, and it trains, validates, tests or predicts. It owns everything that is
-// engineering: the loop, precision, strategy, checkpoints, loggers and the run's folder.
+// The Trainer: give it a module and data, and it trains, validates, tests or predicts. It owns
+// everything that is engineering: the loop, precision, strategy, checkpoints, loggers and the run's
+// folder.
 //
 //   trainer::Trainer trainer({.max_epochs = 3, .precision = "bf16-mixed"});
 //   trainer.fit(module, data);
@@ -40,9 +41,9 @@ class Trainer {
   using CkptPath = std::optional<std::string>;
   using MetricMap = std::map<std::string, double>;
 
-  /// Trains from the start, or from a checkpoint ("last", "best" or a path) in the run's own folder. Returns at
-  /// max_epochs, max_steps, should_stop, or after a signal (see stop_signal()). Throws what user code throws, and the
-  /// errors of trainer/core/error.h.
+  /// Trains from the start, or from a checkpoint ("last", "best" or a path) in the run's own
+  /// folder. Returns at max_epochs, max_steps, should_stop, or after a signal (see stop_signal()).
+  /// Throws what user code throws, and the errors of trainer/core/error.h.
   void fit(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
   void fit(Module& module, DataLoader train, DataLoader val = {}, const CkptPath& ckpt_path = {});
 
@@ -51,16 +52,19 @@ class Trainer {
   MetricMap test(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
 
   /// What predict_step() returned for each batch, on the processor.
-  std::vector<torch::Tensor> predict(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
+  std::vector<torch::Tensor> predict(Module& module, DataModule& data,
+                                     const CkptPath& ckpt_path = {});
 
-  /// Writes a complete checkpoint to the folder `path`, from a callback or hook during fit. Throws UsageError inside
-  /// an accumulation window or outside of fit, IoError when it cannot be written. Syncs: yes.
+  /// Writes a complete checkpoint to the folder `path`, from a callback or hook during fit. Throws
+  /// UsageError inside an accumulation window or outside of fit, IoError when it cannot be written.
+  /// Syncs: yes.
   void save_checkpoint(const fs::Path& path);
 
-  /// Where `last` and `best` are looked for when a checkpoint is given by those names; default: this trainer's own
-  /// run, else the newest one.
+  /// Where `last` and `best` are looked for when a checkpoint is given by those names; default:
+  /// this trainer's own run, else the newest one.
   void set_run(const fs::Path& run_dir) { searched_run_ = run_dir; }
-  /// The configuration that config.yaml and the loggers get; default: this trainer's settings and the module's class.
+  /// The configuration that config.yaml and the loggers get; default: this trainer's settings and
+  /// the module's class.
   void set_hyperparams(config::Node hyperparams) { hyperparams_ = std::move(hyperparams); }
 
   // For callbacks and hooks.
@@ -84,7 +88,8 @@ class Trainer {
   torch::optim::Optimizer& optimizer();
   bool has_lr_scheduler() const;
 
-  /// The newest value of every metric: `name` holds the last one, `name_step` and `name_epoch` where both exist.
+  /// The newest value of every metric: `name` holds the last one, `name_step` and `name_epoch`
+  /// where both exist.
   MetricMap callback_metrics() const;
   /// The metrics of the newest validation; empty before one.
   const MetricMap& validation_metrics() const { return validation_metrics_; }
@@ -104,8 +109,10 @@ class Trainer {
  private:
   using Body = std::function<void(Run&, const CheckpointReader*)>;
 
-  /// What every stage does around its loop: run folder, set-up hooks, restored weights, errors, teardown.
-  void execute(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path, const Body& body);
+  /// What every stage does around its loop: run folder, set-up hooks, restored weights, errors,
+  /// teardown.
+  void execute(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path,
+               const Body& body);
   void set_up(Run& run, const CheckpointReader* checkpoint);
   void tear_down(Run& run, std::string_view status);
   MetricMap evaluate(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path);
@@ -127,8 +134,8 @@ class Trainer {
   config::Node hyperparams_;
   std::optional<fs::Path> searched_run_;
   std::optional<RunDirectory> run_directory_;
-  Run* run_ = nullptr;            // while a stage runs
-  FitLoop* fit_loop_ = nullptr;   // while fit runs
+  Run* run_ = nullptr;           // while a stage runs
+  FitLoop* fit_loop_ = nullptr;  // while fit runs
   int stop_signal_ = 0;
 };
 

@@ -1,6 +1,6 @@
 #pragma once
-// The settings of a Trainer: what YAML has under `trainer:`, and what a hand-made Trainer takes. Names, meaning and
-// defaults are Lightning's where Lightning has them.
+// The settings of a Trainer: what YAML has under `trainer:`, and what a hand-made Trainer takes.
+// Names, meaning and defaults are Lightning's where Lightning has them.
 
 #include <cstdint>
 #include <optional>
@@ -17,7 +17,8 @@
 
 namespace trainer {
 
-/// A number of batches (an integer) or a fraction of them (a float): 1 is one batch, 1.0 all of them.
+/// A number of batches (an integer) or a fraction of them (a float): 1 is one batch, 1.0 all of
+/// them.
 using BatchLimit = std::variant<int64_t, double>;
 
 struct TrainerConfig {
@@ -49,27 +50,35 @@ struct TrainerConfig {
     using config::field, config::at_least, config::greater_than, config::one_of;
     using T = TrainerConfig;
     return std::tuple{
-        field<&T::max_epochs>("Epochs to train; -1 for no limit. Unset: 1000, or no limit when max_steps is set.",
-                              at_least(-1)),
+        field<&T::max_epochs>(
+            "Epochs to train; -1 for no limit. Unset: 1000, or no limit when max_steps is set.",
+            at_least(-1)),
         field<&T::max_steps>("Optimizer steps to train; -1 for no limit.", at_least(-1)),
         field<&T::accelerator>("Kind of device: auto or cpu."),
         field<&T::precision>("Number format.", one_of("32-true", "bf16-mixed")),
         field<&T::strategy>("How a step is spread over devices: auto or single_device."),
-        field<&T::accumulate_grad_batches>("Batches whose gradients make one optimizer step.", at_least(1)),
-        field<&T::gradient_clip_val>("Largest gradient norm, or element; unset: no clipping.", greater_than(0.0)),
-        field<&T::gradient_clip_algorithm>("Clip the global L2 norm, or each element.", one_of("norm", "value")),
-        field<&T::limit_train_batches>("Training batches in an epoch: a count, or a fraction as a float.",
-                                       at_least(0)),
-        field<&T::limit_val_batches>("Validation batches: a count, or a fraction as a float.", at_least(0)),
-        field<&T::limit_test_batches>("Test batches: a count, or a fraction as a float.", at_least(0)),
-        field<&T::limit_predict_batches>("Prediction batches: a count, or a fraction as a float.", at_least(0)),
-        field<&T::val_check_interval>(
-            "Validate every so many batches, or after this fraction of an epoch; at the next optimizer step's end.",
-            greater_than(0)),
+        field<&T::accumulate_grad_batches>("Batches whose gradients make one optimizer step.",
+                                           at_least(1)),
+        field<&T::gradient_clip_val>("Largest gradient norm, or element; unset: no clipping.",
+                                     greater_than(0.0)),
+        field<&T::gradient_clip_algorithm>("Clip the global L2 norm, or each element.",
+                                           one_of("norm", "value")),
+        field<&T::limit_train_batches>(
+            "Training batches in an epoch: a count, or a fraction as a float.", at_least(0)),
+        field<&T::limit_val_batches>("Validation batches: a count, or a fraction as a float.",
+                                     at_least(0)),
+        field<&T::limit_test_batches>("Test batches: a count, or a fraction as a float.",
+                                      at_least(0)),
+        field<&T::limit_predict_batches>("Prediction batches: a count, or a fraction as a float.",
+                                         at_least(0)),
+        field<&T::val_check_interval>("Validate every so many batches, or after this fraction of "
+                                      "an epoch; at the next optimizer step's end.",
+                                      greater_than(0)),
         field<&T::check_val_every_n_epoch>("Validate in every so many epochs.", at_least(1)),
-        field<&T::num_sanity_val_steps>("Validation batches to try before training; -1 for all, 0 for none.",
-                                        at_least(-1)),
-        field<&T::log_every_n_steps>("Write step metrics every so many optimizer steps; 0 for never.", at_least(0)),
+        field<&T::num_sanity_val_steps>(
+            "Validation batches to try before training; -1 for all, 0 for none.", at_least(-1)),
+        field<&T::log_every_n_steps>(
+            "Write step metrics every so many optimizer steps; 0 for never.", at_least(0)),
         field<&T::callbacks>("Callbacks, in the order in which they run."),
         field<&T::logger>("Where metrics are written; [] for nowhere."),
         field<&T::enable_checkpointing>("Add a ModelCheckpoint where callbacks has none."),
@@ -84,8 +93,8 @@ struct TrainerConfig {
   void validate() const;
 };
 
-/// How many of `num_batches` a limit leaves; a fraction is rounded down. Throws ConfigError when a fraction above 0
-/// leaves none.
+/// How many of `num_batches` a limit leaves; a fraction is rounded down. Throws ConfigError when a
+/// fraction above 0 leaves none.
 int64_t limited_batches(const BatchLimit& limit, int64_t num_batches, const char* name);
 
 }  // namespace trainer

@@ -1,6 +1,7 @@
 // A small convolutional network on the handwritten digits, with a cosine schedule.
 //
-//   build/bin/trainer fit --config configs/digits_cnn.yaml      0.98 to 0.99 validation accuracy, see README.md
+//   build/bin/trainer fit --config configs/digits_cnn.yaml      0.98 to 0.99 validation accuracy,
+//   see README.md
 
 #include <trainer/api.h>
 
@@ -20,12 +21,13 @@ class DigitsCNN : public L::Module {
 
     static constexpr auto fields() {
       using L::config::field, L::config::at_least, L::config::in_range;
-      return std::tuple{field<&Init::channels>("Channels of the first convolution; the second has twice as many.",
-                                               at_least(1)),
-                        field<&Init::lr>("Peak learning rate.", at_least(0.0)),
-                        field<&Init::dropout>("Dropout before the last layer.", in_range(0.0, 1.0)),
-                        field<&Init::warmup_steps>("Optimizer steps of linear warm-up.", at_least(0)),
-                        field<&Init::total_steps>("Optimizer steps until the learning rate is 0.", at_least(1))};
+      return std::tuple{
+          field<&Init::channels>("Channels of the first convolution; the second has twice as many.",
+                                 at_least(1)),
+          field<&Init::lr>("Peak learning rate.", at_least(0.0)),
+          field<&Init::dropout>("Dropout before the last layer.", in_range(0.0, 1.0)),
+          field<&Init::warmup_steps>("Optimizer steps of linear warm-up.", at_least(0)),
+          field<&Init::total_steps>("Optimizer steps until the learning rate is 0.", at_least(1))};
     }
   };
 
@@ -37,8 +39,8 @@ class DigitsCNN : public L::Module {
         head_(register_module("head", torch::nn::Linear(2 * init.channels * 4 * 4, 10))) {}
 
   torch::Tensor forward(torch::Tensor x) {
-    x = torch::relu(conv1_(x));                         // [batch, channels, 8, 8]
-    x = torch::max_pool2d(torch::relu(conv2_(x)), 2);   // [batch, 2 * channels, 4, 4]
+    x = torch::relu(conv1_(x));                        // [batch, channels, 8, 8]
+    x = torch::max_pool2d(torch::relu(conv2_(x)), 2);  // [batch, 2 * channels, 4, 4]
     return head_(dropout_(x.flatten(1)));
   }
 
@@ -53,9 +55,12 @@ class DigitsCNN : public L::Module {
   void test_step(const L::Batch& batch, int64_t) override { evaluate(batch, "test"); }
 
   L::OptimizerConfig configure_optimizers() override {
-    auto optimizer = std::make_unique<L::optim::AdamW>(parameters(), L::optim::AdamWOptions(init_.lr));
-    auto schedule = std::make_unique<L::WarmupCosineLR>(*optimizer, init_.warmup_steps, init_.total_steps);
-    return {std::move(optimizer), {.scheduler = std::move(schedule), .interval = L::Interval::kStep}};
+    auto optimizer =
+        std::make_unique<L::optim::AdamW>(parameters(), L::optim::AdamWOptions(init_.lr));
+    auto schedule =
+        std::make_unique<L::WarmupCosineLR>(*optimizer, init_.warmup_steps, init_.total_steps);
+    return {std::move(optimizer),
+            {.scheduler = std::move(schedule), .interval = L::Interval::kStep}};
   }
 
  private:

@@ -6,13 +6,16 @@ void DigitsData::setup(trainer::Stage) {
   const auto table = trainer::data::read_csv(init_.path);  // [1797, 65]
   const auto images = table.narrow(1, 0, 64).div(16).reshape({-1, 1, 8, 8});
   const auto labels = table.select(1, 64).to(torch::kInt64);
-  const auto all = std::make_shared<trainer::TensorDataset>(std::vector<torch::Tensor>{images, labels});
-  parts_ = trainer::random_split(all, {1 - init_.val_fraction - init_.test_fraction, init_.val_fraction, init_.test_fraction},
-                                 static_cast<uint64_t>(init_.split_seed));
+  const auto all =
+      std::make_shared<trainer::TensorDataset>(std::vector<torch::Tensor>{images, labels});
+  parts_ = trainer::random_split(
+      all, {1 - init_.val_fraction - init_.test_fraction, init_.val_fraction, init_.test_fraction},
+      static_cast<uint64_t>(init_.split_seed));
 }
 
 trainer::DataLoader DigitsData::loader(size_t part, bool shuffle) const {
-  return {parts_.at(part), {.batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers}};
+  return {parts_.at(part),
+          {.batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers}};
 }
 
 trainer::DataLoader DigitsData::train_dataloader() { return loader(0, true); }

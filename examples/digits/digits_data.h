@@ -1,5 +1,6 @@
 #pragma once
-// The 1,797 handwritten digits of scikit-learn, 8x8 pixels each, split into training, validation and test samples.
+// The 1,797 handwritten digits of scikit-learn, 8x8 pixels each, split into training, validation
+// and test samples.
 
 #include <trainer/api.h>
 
@@ -19,10 +20,12 @@ class DigitsData : public trainer::DataModule {
     static constexpr auto fields() {
       using trainer::config::field, trainer::config::at_least, trainer::config::in_range;
       return std::tuple{
-          field<&Init::path>("CSV file: 64 pixels of 0 to 16 and the label in each row; tools/setup.sh makes it."),
+          field<&Init::path>(
+              "CSV file: 64 pixels of 0 to 16 and the label in each row; tools/setup.sh makes it."),
           field<&Init::batch_size>("Samples in a batch.", at_least(1)),
           field<&Init::num_workers>("Threads that fetch batches ahead.", at_least(0)),
-          field<&Init::val_fraction>("Part of the samples kept for validation.", in_range(0.0, 1.0)),
+          field<&Init::val_fraction>("Part of the samples kept for validation.",
+                                     in_range(0.0, 1.0)),
           field<&Init::test_fraction>("Part of the samples kept for the test.", in_range(0.0, 1.0)),
           field<&Init::split_seed>("Seed of the split.", at_least(0))};
     }

@@ -1,6 +1,7 @@
 // A two-layer perceptron on the handwritten digits.
 //
-//   build/bin/trainer fit --config configs/digits.yaml          0.97 to 0.98 validation accuracy, see README.md
+//   build/bin/trainer fit --config configs/digits.yaml          0.97 to 0.98 validation accuracy,
+//   see README.md
 
 #include <trainer/api.h>
 
@@ -41,7 +42,9 @@ class DigitsMLP : public L::Module {
   void validation_step(const L::Batch& batch, int64_t) override { evaluate(batch, "val"); }
   void test_step(const L::Batch& batch, int64_t) override { evaluate(batch, "test"); }
 
-  torch::Tensor predict_step(const L::Batch& batch, int64_t) override { return forward(batch[0]).softmax(1); }
+  torch::Tensor predict_step(const L::Batch& batch, int64_t) override {
+    return forward(batch[0]).softmax(1);
+  }
 
   L::OptimizerConfig configure_optimizers() override {
     return std::make_unique<L::optim::AdamW>(

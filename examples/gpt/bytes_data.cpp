@@ -4,12 +4,14 @@ namespace L = trainer;
 
 TRAINER_REGISTER_DATA_MODULE(BytesData);
 
-TokenWindows::TokenWindows(std::shared_ptr<const L::data::TokenFile> file, int64_t block_size, int64_t stride)
+TokenWindows::TokenWindows(std::shared_ptr<const L::data::TokenFile> file, int64_t block_size,
+                           int64_t stride)
     : file_(std::move(file)), block_size_(block_size), stride_(stride) {
   const int64_t last_start = file_->size() - block_size_ - 1;  // the target needs one token more
   if (last_start < 0) {
-    throw L::DataError("a token file of " + std::to_string(file_->size()) + " tokens is too short for a block of " +
-                       std::to_string(block_size_) + ". Use a smaller block_size.");
+    throw L::DataError("a token file of " + std::to_string(file_->size()) +
+                       " tokens is too short for a block of " + std::to_string(block_size_) +
+                       ". Use a smaller block_size.");
   }
   size_ = last_start / stride_ + 1;
 }
@@ -27,14 +29,16 @@ L::Batch TokenWindows::get_batch(std::span<const int64_t> indices) const {
 
 void BytesData::setup(L::Stage) {
   auto open = [&](const std::string& path) {
-    return std::make_shared<TokenWindows>(std::make_shared<L::data::TokenFile>(path), init_.block_size, init_.block_size);
+    return std::make_shared<TokenWindows>(std::make_shared<L::data::TokenFile>(path, torch::kUInt8),
+                                          init_.block_size, init_.block_size);
   };
   train_ = open(init_.train_path);
   val_ = open(init_.val_path);
 }
 
 L::DataLoader BytesData::loader(const std::shared_ptr<const L::Dataset>& data, bool shuffle) const {
-  return {data, {.batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers}};
+  return {data,
+          {.batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers}};
 }
 
 nlohmann::json BytesData::checksums() const {

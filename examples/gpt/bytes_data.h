@@ -1,13 +1,16 @@
 #pragma once
-// Byte-level text for a language model: windows of a token file, each paired with itself shifted by one.
+// Byte-level text for a language model: windows of a token file, each paired with itself shifted by
+// one.
 
 #include <trainer/api.h>
 
 /// Samples are (input, target), int64 [block_size] each; batches [batch, block_size].
 class TokenWindows : public trainer::Dataset {
  public:
-  /// Windows lie next to each other, `stride` tokens apart. Throws DataError when the file is too short for one.
-  TokenWindows(std::shared_ptr<const trainer::data::TokenFile> file, int64_t block_size, int64_t stride);
+  /// Windows lie next to each other, `stride` tokens apart. Throws DataError when the file is too
+  /// short for one.
+  TokenWindows(std::shared_ptr<const trainer::data::TokenFile> file, int64_t block_size,
+               int64_t stride);
 
   int64_t size() const override { return size_; }
   trainer::Batch get_batch(std::span<const int64_t> indices) const override;
@@ -48,7 +51,8 @@ class BytesData : public trainer::DataModule {
   nlohmann::json checksums() const override;
 
  private:
-  trainer::DataLoader loader(const std::shared_ptr<const trainer::Dataset>& data, bool shuffle) const;
+  trainer::DataLoader loader(const std::shared_ptr<const trainer::Dataset>& data,
+                             bool shuffle) const;
 
   Init init_;
   std::shared_ptr<const trainer::Dataset> train_, val_;

@@ -1,8 +1,10 @@
 // A language model of GPT-2's shape, from stock torch::nn parts only.
 //
-//   build/bin/trainer fit --config configs/gpt_bytes.yaml       prints a sample at the end, see README.md
+//   build/bin/trainer fit --config configs/gpt_bytes.yaml       prints a sample at the end, see
+//   README.md
 //
-// Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; sizes and initialisation as there.
+// Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; sizes and
+// initialisation as there.
 
 #include <trainer/api.h>
 
@@ -29,8 +31,10 @@ struct BlockImpl : nn::Module {
 
   torch::Tensor attention(const torch::Tensor& x) {
     const auto batch = x.size(0), seq = x.size(1), dim = x.size(2);
-    const auto parts = qkv(x).view({batch, seq, 3, heads, dim / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
-    const auto y = at::scaled_dot_product_attention(parts[0], parts[1], parts[2], {}, 0.0, /*is_causal=*/true);
+    const auto parts =
+        qkv(x).view({batch, seq, 3, heads, dim / heads}).permute({2, 0, 3, 1, 4}).unbind(0);
+    const auto y =
+        at::scaled_dot_product_attention(parts[0], parts[1], parts[2], {}, 0.0, /*is_causal=*/true);
     return proj(y.transpose(1, 2).reshape({batch, seq, dim}));
   }
 
@@ -71,16 +75,18 @@ class GPT : public L::Module {
           field<&Init::dim>("Width of the residual stream.", at_least(1)),
           field<&Init::dropout>("Dropout on both residual branches.", in_range(0.0, 1.0)),
           field<&Init::lr>("Peak learning rate.", at_least(0.0)),
-          field<&Init::weight_decay>("Decoupled weight decay of matrices; vectors have none.", at_least(0.0)),
+          field<&Init::weight_decay>("Decoupled weight decay of matrices; vectors have none.",
+                                     at_least(0.0)),
           field<&Init::warmup_steps>("Optimizer steps of linear warm-up.", at_least(0)),
-          field<&Init::total_steps>("Optimizer steps until the learning rate reaches a tenth.", at_least(1)),
+          field<&Init::total_steps>("Optimizer steps until the learning rate reaches a tenth.",
+                                    at_least(1)),
           field<&Init::sample_prompt>("Text to continue when training ends; empty for no sample."),
           field<&Init::sample_tokens>("Tokens to sample.", at_least(1))};
     }
     void validate() const {
       if (dim % num_heads != 0) {
-        throw L::ConfigError("num_heads is " + std::to_string(num_heads) + ", which does not divide dim, " +
-                             std::to_string(dim) + ".");
+        throw L::ConfigError("num_heads is " + std::to_string(num_heads) +
+                             ", which does not divide dim, " + std::to_string(dim) + ".");
       }
     }
   };
@@ -91,7 +97,8 @@ class GPT : public L::Module {
         wpe_(register_module("wpe", nn::Embedding(init_.block_size, init_.dim))),
         h_(register_module("h", nn::ModuleList())),
         ln_f_(register_module("ln_f", nn::LayerNorm(nn::LayerNormOptions({init_.dim})))),
-        lm_head_(register_module("lm_head", nn::Linear(nn::LinearOptions(init_.dim, init_.vocab_size).bias(false)))) {
+        lm_head_(register_module(
+            "lm_head", nn::Linear(nn::LinearOptions(init_.dim, init_.vocab_size).bias(false)))) {
     for (int64_t i = 0; i < init_.num_layers; ++i) {
       h_->push_back(Block(init_.dim, init_.num_heads, init_.dropout));
     }
@@ -116,7 +123,9 @@ class GPT : public L::Module {
   void validation_step(const L::Batch& batch, int64_t) override {
     log("val_loss", next_token_loss(batch), {.prog_bar = true});
   }
-  void test_step(const L::Batch& batch, int64_t) override { log("test_loss", next_token_loss(batch)); }
+  void test_step(const L::Batch& batch, int64_t) override {
+    log("test_loss", next_token_loss(batch));
+  }
 
   L::OptimizerConfig configure_optimizers() override {
     std::vector<torch::Tensor> matrices, vectors;
@@ -127,10 +136,13 @@ class GPT : public L::Module {
       return std::make_unique<L::optim::AdamWOptions>(
           L::optim::AdamWOptions(init_.lr).betas({0.9, 0.95}).weight_decay(weight_decay));
     };
-    auto optimizer = std::make_unique<L::optim::AdamW>(std::vector<torch::optim::OptimizerParamGroup>{
-        {matrices, options(init_.weight_decay)}, {vectors, options(0)}});
-    auto schedule = std::make_unique<L::WarmupCosineLR>(*optimizer, init_.warmup_steps, init_.total_steps, 0.1);
-    return {std::move(optimizer), {.scheduler = std::move(schedule), .interval = L::Interval::kStep}};
+    auto optimizer =
+        std::make_unique<L::optim::AdamW>(std::vector<torch::optim::OptimizerParamGroup>{
+            {matrices, options(init_.weight_decay)}, {vectors, options(0)}});
+    auto schedule =
+        std::make_unique<L::WarmupCosineLR>(*optimizer, init_.warmup_steps, init_.total_steps, 0.1);
+    return {std::move(optimizer),
+            {.scheduler = std::move(schedule), .interval = L::Interval::kStep}};
   }
 
   void on_train_end() override {
@@ -144,7 +156,8 @@ class GPT : public L::Module {
     const torch::NoGradGuard no_grad;
     eval();
     for (int64_t i = 0; i < num_tokens; ++i) {
-      const auto begin = text.size() > static_cast<size_t>(init_.block_size) ? text.size() - init_.block_size : 0;
+      const auto begin =
+          text.size() > static_cast<size_t>(init_.block_size) ? text.size() - init_.block_size : 0;
       std::vector<int64_t> context;
       for (size_t k = begin; k < text.size(); ++k) {
         context.push_back(static_cast<unsigned char>(text[k]));
@@ -168,8 +181,10 @@ class GPT : public L::Module {
       auto& parameter = item.value();
       if (parameter.dim() >= 2) {
         // Layers that write into the residual stream start smaller the more of them there are.
-        const bool is_residual = item.key().ends_with("proj.weight") || item.key().ends_with("out.weight");
-        parameter.normal_(0, 0.02 / (is_residual ? std::sqrt(2.0 * static_cast<double>(init_.num_layers)) : 1.0));
+        const bool is_residual =
+            item.key().ends_with("proj.weight") || item.key().ends_with("out.weight");
+        parameter.normal_(
+            0, 0.02 / (is_residual ? std::sqrt(2.0 * static_cast<double>(init_.num_layers)) : 1.0));
       } else if (item.key().ends_with("bias")) {
         parameter.zero_();
       }

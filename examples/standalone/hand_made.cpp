@@ -12,7 +12,7 @@ int main() {
       .max_epochs = 20,
       .callbacks = {trainer::use<trainer::EarlyStopping>({.monitor = "val_loss", .patience = 5})},
       .logger = {"CSVLogger"},
-      .default_root_dir = "runs_by_hand",
+      .default_root_dir = "runs",
   });
   trainer.fit(net, data);
   std::printf("val_loss %.5f\n", trainer.validate(net, data, "best").at("val_loss"));

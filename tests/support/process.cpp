@@ -15,9 +15,11 @@
 
 namespace trainer::test {
 
-Process::Process(const std::vector<std::string>& command, const std::filesystem::path& working_directory,
+Process::Process(const std::vector<std::string>& command,
+                 const std::filesystem::path& working_directory,
                  const std::map<std::string, std::string>& environment) {
-  std::string pattern = (std::filesystem::path(::testing::TempDir()) / "trainer_process_XXXXXX").string();
+  std::string pattern =
+      (std::filesystem::path(::testing::TempDir()) / "trainer_process_XXXXXX").string();
   const std::filesystem::path folder = ::mkdtemp(pattern.data());
   out_ = folder / "out";
   err_ = folder / "err";
@@ -28,9 +30,10 @@ Process::Process(const std::vector<std::string>& command, const std::filesystem:
   arguments.push_back(nullptr);
   pid_ = ::fork();
   if (pid_ == 0) {
-    const bool ready = ::chdir(working_directory.c_str()) == 0 &&
-                       ::dup2(::open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO) >= 0 &&
-                       ::dup2(::open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO) >= 0;
+    const bool ready =
+        ::chdir(working_directory.c_str()) == 0 &&
+        ::dup2(::open(out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDOUT_FILENO) >= 0 &&
+        ::dup2(::open(err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600), STDERR_FILENO) >= 0;
     for (const auto& [name, value] : environment) {
       ::setenv(name.c_str(), value.c_str(), 1);
     }
@@ -70,7 +73,8 @@ ProcessResult Process::wait(int timeout_s) {
   return result;
 }
 
-ProcessResult run(const std::vector<std::string>& command, const std::filesystem::path& working_directory,
+ProcessResult run(const std::vector<std::string>& command,
+                  const std::filesystem::path& working_directory,
                   const std::map<std::string, std::string>& environment) {
   return Process(command, working_directory, environment).wait();
 }
@@ -78,7 +82,8 @@ ProcessResult run(const std::vector<std::string>& command, const std::filesystem
 std::string python() {
   const char* path = std::getenv("TRAINER_TEST_PYTHON");
   if (path == nullptr) {
-    ADD_FAILURE() << "TRAINER_TEST_PYTHON names no Python with the packages of tests/requirements.txt. Run the tests "
+    ADD_FAILURE() << "TRAINER_TEST_PYTHON names no Python with the packages of "
+                     "tests/requirements.txt. Run the tests "
                      "through tools/test.sh.";
     return "python3";
   }

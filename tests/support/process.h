@@ -19,7 +19,8 @@ struct ProcessResult {
 /// A running program.
 class Process {
  public:
-  explicit Process(const std::vector<std::string>& command, const std::filesystem::path& working_directory = ".",
+  explicit Process(const std::vector<std::string>& command,
+                   const std::filesystem::path& working_directory = ".",
                    const std::map<std::string, std::string>& environment = {});
   Process(const Process&) = delete;
   Process& operator=(const Process&) = delete;
@@ -35,10 +36,12 @@ class Process {
 };
 
 /// Starts it and waits.
-ProcessResult run(const std::vector<std::string>& command, const std::filesystem::path& working_directory = ".",
+ProcessResult run(const std::vector<std::string>& command,
+                  const std::filesystem::path& working_directory = ".",
                   const std::map<std::string, std::string>& environment = {});
 
-/// The Python that has the packages of tests/requirements.txt. Fails the test where tools/test.sh has not named it.
+/// The Python that has the packages of tests/requirements.txt. Fails the test where tools/test.sh
+/// has not named it.
 std::string python();
 
 }  // namespace trainer::test

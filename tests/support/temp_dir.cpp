@@ -11,7 +11,8 @@
 namespace trainer::test {
 
 TempDir::TempDir() {
-  std::string pattern = (std::filesystem::path(::testing::TempDir()) / "trainer_test_XXXXXX").string();
+  std::string pattern =
+      (std::filesystem::path(::testing::TempDir()) / "trainer_test_XXXXXX").string();
   path_ = ::mkdtemp(pattern.data());
 }
 
@@ -20,7 +21,8 @@ TempDir::~TempDir() {
   std::filesystem::remove_all(path_, ignored);
 }
 
-WorkingDirectory::WorkingDirectory(const std::filesystem::path& path) : previous_(std::filesystem::current_path()) {
+WorkingDirectory::WorkingDirectory(const std::filesystem::path& path)
+    : previous_(std::filesystem::current_path()) {
   std::filesystem::current_path(path);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// A small module and data for tests of the loops: with dropout and shuffling, so that every random number counts.
+// A small module and data for tests of the loops: with dropout and shuffling, so that every random
+// number counts.
 
 #include <cmath>
 
@@ -15,7 +16,9 @@ class ToyData : public DataModule {
     const auto y = (x.sum(1) > 0).to(torch::kInt64);
     data_ = std::make_shared<TensorDataset>(std::vector<torch::Tensor>{x, y});
   }
-  DataLoader train_dataloader() override { return {data_, {.batch_size = batch_size_, .shuffle = true}}; }
+  DataLoader train_dataloader() override {
+    return {data_, {.batch_size = batch_size_, .shuffle = true}};
+  }
   DataLoader val_dataloader() override { return {data_, {.batch_size = 16}}; }
   DataLoader test_dataloader() override { return {data_, {.batch_size = 16}}; }
   DataLoader predict_dataloader() override { return {data_, {.batch_size = 16}}; }

@@ -1,5 +1,5 @@
-// A resumed run is the run that never stopped, byte for byte: weights, optimizer, schedule, random numbers, data
-// position, metrics, and the files they are written to.
+// A resumed run is the run that never stopped, byte for byte: weights, optimizer, schedule, random
+// numbers, data position, metrics, and the files they are written to.
 
 #include <csignal>
 
@@ -24,10 +24,13 @@ class RaiseAt : public Callback {
  public:
   struct Init {
     int64_t step = 0;
-    static constexpr auto fields() { return std::tuple{config::field<&Init::step>("Step to raise at.")}; }
+    static constexpr auto fields() {
+      return std::tuple{config::field<&Init::step>("Step to raise at.")};
+    }
   };
   explicit RaiseAt(Init init) : init_(init) {}
-  void on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&, int64_t) override {
+  void on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&,
+                          int64_t) override {
     if (init_.step > 0 && trainer.progress().global_step == init_.step && !raised_) {
       raised_ = true;  // a second one would end the process
       std::raise(SIGINT);
@@ -41,8 +44,8 @@ class RaiseAt : public Callback {
 
 constexpr int64_t kSteps = 60;
 
-void train(const Case& c, int64_t max_steps, const std::optional<std::string>& ckpt_path, uint64_t seed,
-           int64_t raise_at = 0) {
+void train(const Case& c, int64_t max_steps, const std::optional<std::string>& ckpt_path,
+           uint64_t seed, int64_t raise_at = 0) {
   seed_everything(seed);
   ToyModule module;
   ToyData data;
@@ -54,7 +57,8 @@ void train(const Case& c, int64_t max_steps, const std::optional<std::string>& c
   config.gradient_clip_val = 1.0;
   config.enable_progress_bar = false;
   config.enable_model_summary = false;
-  config.callbacks = {use<EarlyStopping>({.monitor = "val_loss", .patience = 1000}), "LearningRateMonitor",
+  config.callbacks = {use<EarlyStopping>({.monitor = "val_loss", .patience = 1000}),
+                      "LearningRateMonitor",
                       use<ModelCheckpoint>({.monitor = "val_loss", .save_top_k = 2}),
                       use<RaiseAt>({.step = raise_at})};
   Trainer trainer(config);
@@ -70,7 +74,8 @@ std::string newest_checkpoint() {
 /// Every file that must be equal, by a name that does not depend on the run.
 std::map<std::string, std::string> outcome() {
   std::map<std::string, std::string> files;
-  for (const char* name : {"metrics.csv", "metrics.jsonl", "checkpoints/last", "checkpoints/best"}) {
+  for (const char* name :
+       {"metrics.csv", "metrics.jsonl", "checkpoints/last", "checkpoints/best"}) {
     files[name] = read_file(fs::Path("runs/version_0") / name);
   }
   for (const auto& entry : std::filesystem::directory_iterator(newest_checkpoint())) {
@@ -103,7 +108,8 @@ TEST_P(Resume, EqualsNeverStoppedByteForByte) {
   }
   train(c, kSteps, "last", /*another seed, other weights:*/ 99);
   const auto actual = outcome();
-  EXPECT_FALSE(std::filesystem::exists("runs/version_1")) << "a resumed run goes on in its own folder";
+  EXPECT_FALSE(std::filesystem::exists("runs/version_1"))
+      << "a resumed run goes on in its own folder";
   ASSERT_EQ(actual.size(), expected.size());
   for (const auto& [name, content] : expected) {
     ASSERT_TRUE(actual.contains(name)) << name;
@@ -117,19 +123,20 @@ TEST_P(Resume, EqualsNeverStoppedByteForByte) {
 
 INSTANTIATE_TEST_SUITE_P(
     Interruptions, Resume,
-    testing::Values(Case{.name = "InFirstEpoch", .stop_at = 1}, Case{.name = "MidEpoch", .stop_at = 20},
-                    Case{.name = "AtEpochEnd", .stop_at = 26}, Case{.name = "JustAfterEpochEnd", .stop_at = 27},
-                    Case{.name = "LateInTheRun", .stop_at = 59},
-                    Case{.name = "WithAccumulation", .stop_at = 7, .accumulate = 3},
-                    Case{.name = "WithAccumulationAtEpochEnd", .stop_at = 10, .accumulate = 3},
-                    Case{.name = "AtMidEpochValidation", .stop_at = 10, .val_check_interval = int64_t{5}},
-                    Case{.name = "BetweenMidEpochValidations", .stop_at = 12, .val_check_interval = int64_t{5}},
-                    Case{.name = "BySignal", .stop_at = 17, .by_signal = true},
-                    Case{.name = "BySignalInAccumulation",
-                         .stop_at = 8,
-                         .accumulate = 4,
-                         .val_check_interval = 0.3,
-                         .by_signal = true}),
+    testing::Values(
+        Case{.name = "InFirstEpoch", .stop_at = 1}, Case{.name = "MidEpoch", .stop_at = 20},
+        Case{.name = "AtEpochEnd", .stop_at = 26}, Case{.name = "JustAfterEpochEnd", .stop_at = 27},
+        Case{.name = "LateInTheRun", .stop_at = 59},
+        Case{.name = "WithAccumulation", .stop_at = 7, .accumulate = 3},
+        Case{.name = "WithAccumulationAtEpochEnd", .stop_at = 10, .accumulate = 3},
+        Case{.name = "AtMidEpochValidation", .stop_at = 10, .val_check_interval = int64_t{5}},
+        Case{.name = "BetweenMidEpochValidations", .stop_at = 12, .val_check_interval = int64_t{5}},
+        Case{.name = "BySignal", .stop_at = 17, .by_signal = true},
+        Case{.name = "BySignalInAccumulation",
+             .stop_at = 8,
+             .accumulate = 4,
+             .val_check_interval = 0.3,
+             .by_signal = true}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

@@ -15,55 +15,64 @@ constexpr int kSchema = 1;
 constexpr uint64_t kMaxManifestBytes = uint64_t{16} << 20;
 
 constexpr const char* kUseAnother =
-    "Resume from another checkpoint of this run, or pass --ckpt_path=last to choose the newest complete one.";
+    "Resume from another checkpoint of this run, or pass --ckpt_path=last to choose the newest "
+    "complete one.";
 
 nlohmann::json parse(const fs::Path& path, const std::string& text) {
   auto parsed = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (parsed.is_discarded() || !parsed.is_object()) {
-    throw CheckpointError(fmt::format("{}: is no JSON object: damaged.\n  {}", path.string(), kUseAnother));
+    throw CheckpointError(
+        fmt::format("{}: is no JSON object: damaged.\n  {}", path.string(), kUseAnother));
   }
   return parsed;
 }
 
 nlohmann::json read_manifest(const fs::Path& path) {
   if (!std::filesystem::is_directory(path)) {
-    throw DataError(fmt::format("{}: there is no such checkpoint folder.\n  Check --ckpt_path; `last` and `best` find "
-                                "one by themselves.",
-                                path.string()));
+    throw DataError(fmt::format(
+        "{}: there is no such checkpoint folder.\n  Check --ckpt_path; `last` and `best` find "
+        "one by themselves.",
+        path.string()));
   }
   const fs::Path manifest = path / kManifest;
   if (!std::filesystem::exists(manifest)) {
-    throw CheckpointError(fmt::format("{}: has no {}: incomplete, or no checkpoint of trainer.\n  {}", path.string(),
-                                      kManifest, kUseAnother));
+    throw CheckpointError(
+        fmt::format("{}: has no {}: incomplete, or no checkpoint of trainer.\n  {}", path.string(),
+                    kManifest, kUseAnother));
   }
   auto content = parse(manifest, fs::read_text(manifest, kMaxManifestBytes));
   if (content.value("schema", 0) != kSchema) {
-    throw CheckpointError(fmt::format("{}: has schema {}, this trainer reads schema {}.\n  Use the version of trainer "
-                                      "that wrote it.",
-                                      manifest.string(), content.value("schema", nlohmann::json()).dump(), kSchema));
+    throw CheckpointError(fmt::format(
+        "{}: has schema {}, this trainer reads schema {}.\n  Use the version of trainer "
+        "that wrote it.",
+        manifest.string(), content.value("schema", nlohmann::json()).dump(), kSchema));
   }
   if (!content.contains("files") || !content["files"].is_object() || !content.contains("about") ||
       !content["about"].is_object()) {
-    throw CheckpointError(fmt::format("{}: lists no files: damaged.\n  {}", manifest.string(), kUseAnother));
+    throw CheckpointError(
+        fmt::format("{}: lists no files: damaged.\n  {}", manifest.string(), kUseAnother));
   }
   return content;
 }
 
-void check_file(const fs::Path& checkpoint, const std::string& name, const nlohmann::json& expected) {
+void check_file(const fs::Path& checkpoint, const std::string& name,
+                const nlohmann::json& expected) {
   const fs::Path path = checkpoint / name;
   if (name.find('/') != std::string::npos || !std::filesystem::is_regular_file(path)) {
-    throw CheckpointError(fmt::format("{}: {} is missing.\n  {}", checkpoint.string(), name, kUseAnother));
+    throw CheckpointError(
+        fmt::format("{}: {} is missing.\n  {}", checkpoint.string(), name, kUseAnother));
   }
   const uint64_t size = std::filesystem::file_size(path);
   const uint64_t expected_size = expected.value("bytes", uint64_t{0});
   if (size != expected_size) {
-    throw CheckpointError(fmt::format("{}: {} is {} bytes, its manifest says {}: damaged.\n  {}", checkpoint.string(),
-                                      name, size, expected_size, kUseAnother));
+    throw CheckpointError(fmt::format("{}: {} is {} bytes, its manifest says {}: damaged.\n  {}",
+                                      checkpoint.string(), name, size, expected_size, kUseAnother));
   }
   if (hash::xxh3_128_of_file(path) != expected.value("xxh3_128", "")) {
-    throw CheckpointError(fmt::format("{}: {} does not have the content that its manifest says (XXH3-128): damaged.\n"
-                                      "  {}",
-                                      checkpoint.string(), name, kUseAnother));
+    throw CheckpointError(
+        fmt::format("{}: {} does not have the content that its manifest says (XXH3-128): damaged.\n"
+                    "  {}",
+                    checkpoint.string(), name, kUseAnother));
   }
 }
 
@@ -87,26 +96,29 @@ void CheckpointWriter::add_text(const std::string& name, std::string_view text) 
   file.write(text);
   file.sync();
   file.close();
-  files_[name] = {{"bytes", text.size()}, {"xxh3_128", hash::xxh3_128(std::as_bytes(std::span(text)))}};
+  files_[name] = {{"bytes", text.size()},
+                  {"xxh3_128", hash::xxh3_128(std::as_bytes(std::span(text)))}};
 }
 
 void CheckpointWriter::add_tensors(const std::string& name, const safetensors::Tensors& tensors,
                                    const std::map<std::string, std::string>& metadata) {
   const fs::Path path = temporary_ / name;
   safetensors::save(path, tensors, metadata);
-  files_[name] = {{"bytes", std::filesystem::file_size(path)}, {"xxh3_128", hash::xxh3_128_of_file(path)}};
+  files_[name] = {{"bytes", std::filesystem::file_size(path)},
+                  {"xxh3_128", hash::xxh3_128_of_file(path)}};
 }
 
 void CheckpointWriter::commit(nlohmann::json about) {
-  const nlohmann::json manifest = {{"schema", kSchema}, {"about", std::move(about)}, {"files", files_}};
+  const nlohmann::json manifest = {
+      {"schema", kSchema}, {"about", std::move(about)}, {"files", files_}};
   fs::OutputFile file(temporary_ / kManifest);
   file.write(manifest.dump(2) + "\n");
   file.sync();
   file.close();
   fs::sync(temporary_);
   if (std::filesystem::exists(path_)) {
-    // A folder cannot be renamed over one that has files: the old one steps aside first and goes when the new one
-    // is in place, so that at every moment one of them is there whole.
+    // A folder cannot be renamed over one that has files: the old one steps aside first and goes
+    // when the new one is in place, so that at every moment one of them is there whole.
     const fs::Path old = temporary_.string() + ".old";
     fs::rename(path_, old);
     fs::rename(temporary_, path_);
@@ -133,12 +145,20 @@ fs::Path CheckpointReader::file(const std::string& name) const {
   return path_ / name;
 }
 
-std::string CheckpointReader::text(const std::string& name) const { return fs::read_text(file(name)); }
+std::string CheckpointReader::text(const std::string& name) const {
+  return fs::read_text(file(name));
+}
 
-nlohmann::json CheckpointReader::json(const std::string& name) const { return parse(file(name), text(name)); }
+nlohmann::json CheckpointReader::json(const std::string& name) const {
+  return parse(file(name), text(name));
+}
 
-safetensors::File CheckpointReader::tensors(const std::string& name) const { return safetensors::File(file(name)); }
+safetensors::File CheckpointReader::tensors(const std::string& name) const {
+  return safetensors::File(file(name));
+}
 
-nlohmann::json CheckpointReader::read_about(const fs::Path& path) { return read_manifest(path)["about"]; }
+nlohmann::json CheckpointReader::read_about(const fs::Path& path) {
+  return read_manifest(path)["about"];
+}
 
 }  // namespace trainer

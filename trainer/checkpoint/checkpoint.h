@@ -1,7 +1,7 @@
 #pragma once
-// A checkpoint is a folder that either is complete or does not exist: its files are written into a temporary folder,
-// manifest.json with their sizes and hashes last, and the folder is then renamed. docs/checkpoint_format.md has the
-// layout.
+// A checkpoint is a folder that either is complete or does not exist: its files are written into a
+// temporary folder, manifest.json with their sizes and hashes last, and the folder is then renamed.
+// docs/checkpoint_format.md has the layout.
 
 #include <string>
 #include <string_view>
@@ -26,8 +26,8 @@ class CheckpointWriter {
   void add_tensors(const std::string& name, const safetensors::Tensors& tensors,
                    const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
-  /// Writes the manifest with `about` (module class, step, ...) and puts the folder in place, replacing one that is
-  /// there. Throws IoError.
+  /// Writes the manifest with `about` (module class, step, ...) and puts the folder in place,
+  /// replacing one that is there. Throws IoError.
   void commit(nlohmann::json about);
 
  private:
@@ -40,7 +40,8 @@ class CheckpointWriter {
 /// Reads one checkpoint folder. Every file is checked against the manifest before it is used.
 class CheckpointReader {
  public:
-  /// Throws DataError when there is no such folder, CheckpointError when it is incomplete or damaged, naming the file.
+  /// Throws DataError when there is no such folder, CheckpointError when it is incomplete or
+  /// damaged, naming the file.
   explicit CheckpointReader(const fs::Path& path);
 
   const fs::Path& path() const { return path_; }
@@ -52,7 +53,8 @@ class CheckpointReader {
   nlohmann::json json(const std::string& name) const;
   safetensors::File tensors(const std::string& name) const;
 
-  /// The manifest alone, without reading the files: cheap, for choosing among checkpoints. Throws as the constructor.
+  /// The manifest alone, without reading the files: cheap, for choosing among checkpoints. Throws
+  /// as the constructor.
   static nlohmann::json read_about(const fs::Path& path);
 
  private:

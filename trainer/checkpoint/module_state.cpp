@@ -28,7 +28,8 @@ std::vector<std::pair<std::string, torch::Tensor>> all_tensors(const torch::nn::
   return all;
 }
 
-std::vector<std::string> parameter_names(const torch::nn::Module& module, const torch::optim::Optimizer& optimizer) {
+std::vector<std::string> parameter_names(const torch::nn::Module& module,
+                                         const torch::optim::Optimizer& optimizer) {
   std::unordered_map<const void*, std::string> names;
   for (const auto& [name, tensor] : all_tensors(module)) {
     names.emplace(tensor.unsafeGetTensorImpl(), name);
@@ -37,7 +38,8 @@ std::vector<std::string> parameter_names(const torch::nn::Module& module, const 
   for (const auto& group : optimizer.param_groups()) {
     for (const auto& parameter : group.params()) {
       const auto found = names.find(parameter.unsafeGetTensorImpl());
-      result.push_back(found != names.end() ? found->second : fmt::format("optimizer.{}", result.size()));
+      result.push_back(found != names.end() ? found->second
+                                            : fmt::format("optimizer.{}", result.size()));
     }
   }
   return result;
@@ -68,14 +70,14 @@ void load_module_state(torch::nn::Module& module, const safetensors::File& file)
     }
     const auto saved = file.tensor(name);
     if (saved.sizes() != tensor.sizes() || saved.scalar_type() != tensor.scalar_type()) {
-      problems.push_back(
-          fmt::format("other shape: {} is {} in the checkpoint, {} in the module", name, shape_of(saved),
-                      shape_of(tensor)));
+      problems.push_back(fmt::format("other shape: {} is {} in the checkpoint, {} in the module",
+                                     name, shape_of(saved), shape_of(tensor)));
     }
   }
   for (const auto& name : file.names()) {
     if (!known.contains(name)) {
-      problems.push_back(fmt::format("not in the module: {} {}", name, shape_of(file.tensor(name))));
+      problems.push_back(
+          fmt::format("not in the module: {} {}", name, shape_of(file.tensor(name))));
     }
   }
   if (!problems.empty()) {
@@ -83,9 +85,10 @@ void load_module_state(torch::nn::Module& module, const safetensors::File& file)
     for (const auto& problem : problems) {
       all += "\n  " + problem;
     }
-    throw CheckpointError(fmt::format("{}: belongs to another architecture:{}\n  Use the configuration that the "
-                                      "checkpoint was made with (config.yaml lies in it), or another checkpoint.",
-                                      file.path().string(), all));
+    throw CheckpointError(
+        fmt::format("{}: belongs to another architecture:{}\n  Use the configuration that the "
+                    "checkpoint was made with (config.yaml lies in it), or another checkpoint.",
+                    file.path().string(), all));
   }
   const torch::NoGradGuard no_grad;
   for (const auto& [name, tensor] : own) {
@@ -94,7 +97,8 @@ void load_module_state(torch::nn::Module& module, const safetensors::File& file)
   }
 }
 
-safetensors::Tensors optimizer_tensors(const torch::nn::Module& module, const torch::optim::Optimizer& optimizer) {
+safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
+                                       const torch::optim::Optimizer& optimizer) {
   const auto names = parameter_names(module, optimizer);
   const auto state = optimizer_state(optimizer);
   safetensors::Tensors tensors;
@@ -106,10 +110,12 @@ safetensors::Tensors optimizer_tensors(const torch::nn::Module& module, const to
   return tensors;
 }
 
-nlohmann::json optimizer_groups(const torch::optim::Optimizer& optimizer) { return optimizer_state(optimizer).groups; }
+nlohmann::json optimizer_groups(const torch::optim::Optimizer& optimizer) {
+  return optimizer_state(optimizer).groups;
+}
 
-void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& optimizer, const safetensors::File& file,
-                    const nlohmann::json& groups) {
+void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& optimizer,
+                    const safetensors::File& file, const nlohmann::json& groups) {
   const auto names = parameter_names(module, optimizer);
   OptimizerState state;
   state.groups = groups;
@@ -122,9 +128,10 @@ void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& op
     const size_t dot = key.rfind('.');
     const auto found = index.find(key.substr(0, dot));
     if (dot == std::string::npos || found == index.end()) {
-      throw CheckpointError(fmt::format("{}: has optimizer state '{}', but the optimizer has no such parameter.\n  Use "
-                                        "the configuration that the checkpoint was made with.",
-                                        file.path().string(), key));
+      throw CheckpointError(fmt::format(
+          "{}: has optimizer state '{}', but the optimizer has no such parameter.\n  Use "
+          "the configuration that the checkpoint was made with.",
+          file.path().string(), key));
     }
     state.parameters[found->second].emplace(key.substr(dot + 1), file.tensor(key));
   }

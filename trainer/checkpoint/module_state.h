@@ -9,17 +9,18 @@
 
 namespace trainer {
 
-/// Parameters and buffers under their dotted names, as Python's state_dict() has them. A tensor that several names
-/// share (tied weights) comes once, under the first.
+/// Parameters and buffers under their dotted names, as Python's state_dict() has them. A tensor
+/// that several names share (tied weights) comes once, under the first.
 safetensors::Tensors module_state(const torch::nn::Module& module);
 
-/// Copies the values into the module. Throws CheckpointError that lists every key that is missing, unexpected, or has
-/// another shape or dtype, with the shapes; the module is then unchanged.
+/// Copies the values into the module. Throws CheckpointError that lists every key that is missing,
+/// unexpected, or has another shape or dtype, with the shapes; the module is then unchanged.
 void load_module_state(torch::nn::Module& module, const safetensors::File& file);
 
-/// The optimizer's tensors as `<parameter name>.<state name>`; parameters that are not the module's are called
-/// `optimizer.<index>`. Throws UsageError where the optimizer cannot be saved.
-safetensors::Tensors optimizer_tensors(const torch::nn::Module& module, const torch::optim::Optimizer& optimizer);
+/// The optimizer's tensors as `<parameter name>.<state name>`; parameters that are not the module's
+/// are called `optimizer.<index>`. Throws UsageError where the optimizer cannot be saved.
+safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
+                                       const torch::optim::Optimizer& optimizer);
 nlohmann::json optimizer_groups(const torch::optim::Optimizer& optimizer);
 
 /// Throws CheckpointError when the file has state of other parameters.

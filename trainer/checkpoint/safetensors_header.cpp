@@ -134,14 +134,11 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
 
   bool start_object(size_t) override {
     switch (place_) {
-      case Place::kStart:
-        place_ = Place::kHeader;
-        break;
+      case Place::kStart: place_ = Place::kHeader; break;
       case Place::kHeader:
         place_ = name_ == kMetadataKey ? Place::kMetadata : Place::kTensor;
         break;
-      default:
-        unexpected("an object");
+      default: unexpected("an object");
     }
     fields_.clear();
     shape_.clear();
@@ -205,8 +202,7 @@ class HeaderReader final : public nlohmann::json_sax<nlohmann::json> {
         damaged_here(fmt::format("the entry of {} is {}, not an object", shown(name_), found));
       case Place::kMetadata:
         damaged_here(fmt::format("metadata {} is {}, not a string", shown(metadata_key_), found));
-      default:
-        break;
+      default: break;
     }
     damaged_here(fmt::format("{} of tensor {} is {}, not {}", fields_.back(), shown(name_), found,
                              fields_.back() == "dtype" ? "a string" : "a list of whole numbers"));

@@ -25,7 +25,7 @@ constexpr const char* kExitCodes =
     "  2    bad command line or configuration\n"
     "  66   data or checkpoint missing, unreadable or damaged\n"
     "  74   cannot write: disk full, no permission\n"
-    "  75   stopped by SIGUSR1 after a checkpoint: run the command again\n"
+    "  75   stopped by SIGUSR1 after a checkpoint: resume with --ckpt_path=last\n"
     "  85   the checkpoint is damaged or belongs to another architecture\n"
     "  86   the loss became NaN or infinite\n"
     "  130  stopped by Ctrl-C after a checkpoint\n"
@@ -40,8 +40,8 @@ std::vector<std::string> to_overrides(const std::vector<std::string>& words) {
     word = is_option ? word.substr(2) : word;
     if (word.find('=') == std::string::npos) {
       if (!is_option || i + 1 == words.size()) {
-        throw ConfigError(fmt::format("command line: '{}' is no option and no override. Write --key.path=value.",
-                                      words[i]));
+        throw ConfigError(fmt::format(
+            "command line: '{}' is no option and no override. Write --key.path=value.", words[i]));
       }
       word += "=" + words[++i];
     }
@@ -61,19 +61,24 @@ void add_common_options(Command& command) {
   CLI::App& app = *command.app;
   app.allow_extras();
   app.set_help_flag("");
-  command.help = app.add_option("--help,-h", command.help_class, "Show every key, or the arguments of one class.")
+  command.help = app.add_option("--help,-h", command.help_class,
+                                "Show every key, or the arguments of one class.")
                      ->expected(0, 1);
-  app.add_option("--config,-c", command.arguments.configs, "YAML file; may come several times, later ones win.")
+  app.add_option("--config,-c", command.arguments.configs,
+                 "YAML file; may come several times, later ones win.")
       ->allow_extra_args(false);
-  app.add_option("--plugin", command.arguments.plugins, "Path of a plug-in to load; may come several times.")
+  app.add_option("--plugin", command.arguments.plugins,
+                 "Path of a plug-in to load; may come several times.")
       ->allow_extra_args(false);
 }
 
 void add_stage_options(Command& command) {
   CLI::App& app = *command.app;
   app.add_option("--ckpt_path", command.arguments.ckpt_path, "Checkpoint: last, best, or a path.");
-  app.add_option("--run", command.arguments.run, "Run folder in which last and best are looked for.");
-  app.add_flag("--print_config", command.arguments.print_config, "Print the whole configuration and stop.");
+  app.add_option("--run", command.arguments.run,
+                 "Run folder in which last and best are looked for.");
+  app.add_flag("--print_config", command.arguments.print_config,
+               "Print the whole configuration and stop.");
 }
 
 int run(int argc, char** argv) {
@@ -94,7 +99,8 @@ int run(int argc, char** argv) {
     add_common_options(commands[i]);
     add_stage_options(commands[i]);
   }
-  commands[4].app = app.add_subcommand("list", "The classes that YAML can name, plug-ins included.");
+  commands[4].app =
+      app.add_subcommand("list", "The classes that YAML can name, plug-ins included.");
   add_common_options(commands[4]);
 
   try {
@@ -103,7 +109,8 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() == 0) {
       return app.exit(error);  // --help, --version
     }
-    throw ConfigError(fmt::format("command line: {}\n  `trainer --help` shows what there is.", error.what()));
+    throw ConfigError(
+        fmt::format("command line: {}\n  `trainer --help` shows what there is.", error.what()));
   }
   for (size_t i = 0; i < 5; ++i) {
     Command& command = commands[i];
@@ -113,13 +120,16 @@ int run(int argc, char** argv) {
     command.arguments.overrides = to_overrides(command.app->remaining());
     const bool is_list = i == 4;
     if (command.help->count() > 0) {
-      load_config(command.arguments.configs, command.arguments.overrides, command.arguments.plugins);
+      load_config(command.arguments.configs, command.arguments.overrides,
+                  command.arguments.plugins);
       console::print(command.help_class.empty()
-                         ? command.app->help() + (is_list ? "" : help_for_stage(stages[i].first)) + kExitCodes
+                         ? command.app->help() + (is_list ? "" : help_for_stage(stages[i].first)) +
+                               kExitCodes
                          : help_for_class(command.help_class));
       return static_cast<int>(ExitCode::kOk);
     }
-    return is_list ? list_classes(command.arguments) : run_stage(stages[i].first, command.arguments);
+    return is_list ? list_classes(command.arguments)
+                   : run_stage(stages[i].first, command.arguments);
   }
   throw InternalError("no subcommand was parsed");
 }

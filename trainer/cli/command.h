@@ -24,7 +24,8 @@ struct Arguments {
 int run_stage(Stage stage, const Arguments& arguments);
 int list_classes(const Arguments& arguments);
 
-/// The whole key tree of a run, or the arguments of one class. Throws ConfigError for an unknown class.
+/// The whole key tree of a run, or the arguments of one class. Throws ConfigError for an unknown
+/// class.
 std::string help_for_stage(Stage stage);
 std::string help_for_class(const std::string& name);
 

@@ -8,7 +8,8 @@
 namespace trainer {
 namespace {
 
-constexpr const char* kKinds[] = {"module", "data module", "callback", "logger", "strategy", "accelerator"};
+constexpr const char* kKinds[] = {"module", "data module", "callback",
+                                  "logger", "strategy",    "accelerator"};
 
 std::string default_text(const config::Node& value) {
   std::string text = config::to_yaml(value);
@@ -27,8 +28,8 @@ std::string key_tree(const std::vector<config::FieldInfo>& fields, const std::st
     }
     const std::string rules = field.rules.empty() ? "" : fmt::format(" ({})", field.rules);
     text += fmt::format("  --{}{}={}\n      {}: {}{}\n", prefix, field.name,
-                        field.required ? "<" + field.type + ">" : default_text(field.default_value), field.type,
-                        field.doc, rules);
+                        field.required ? "<" + field.type + ">" : default_text(field.default_value),
+                        field.type, field.doc, rules);
   }
   return text;
 }
@@ -38,7 +39,8 @@ std::string class_line(const ClassInfo& info) {
   for (const auto& alias : info.aliases) {
     names += ", " + alias;
   }
-  return fmt::format("  {:<28}{} [{}]\n", names, info.doc, info.origin);
+  return fmt::format("  {:<34}{}{}[{}]\n", names, info.doc, info.doc.empty() ? "" : " ",
+                     info.origin);
 }
 
 }  // namespace
@@ -46,7 +48,8 @@ std::string class_line(const ClassInfo& info) {
 std::string help_for_stage(Stage stage) {
   return fmt::format(
       "\nKeys of the configuration, each also an override (--trainer.max_epochs=3):\n{}\n"
-      "A class is its name, or {{class_path: NAME, init_args: {{...}}}}. `trainer list` shows the classes,\n"
+      "A class is its name, or {{class_path: NAME, init_args: {{...}}}}. `trainer list` shows the "
+      "classes,\n"
       "`trainer {} --help NAME` the arguments of one.\n",
       key_tree(config::describe<RunConfig>(), ""), to_string(stage));
 }
@@ -54,17 +57,19 @@ std::string help_for_stage(Stage stage) {
 std::string help_for_class(const std::string& name) {
   for (const char* kind : kKinds) {
     if (const auto info = registry::find(kind, name)) {
-      const std::string fields = info->fields.empty() ? "  takes no arguments\n" : key_tree(info->fields, "");
-      return fmt::format("{} ({}, {})\n{}{}init_args:\n{}", info->name, kind, info->origin, info->doc,
-                         info->doc.empty() ? "" : "\n", fields);
+      const std::string fields =
+          info->fields.empty() ? "  takes no arguments\n" : key_tree(info->fields, "");
+      return fmt::format("{} ({}, {})\n{}{}init_args:\n{}", info->name, kind, info->origin,
+                         info->doc, info->doc.empty() ? "" : "\n", fields);
     }
   }
   if (name == "Trainer") {
     return "Trainer\n" + key_tree(config::describe<TrainerConfig>(), "trainer.");
   }
-  throw ConfigError(fmt::format("--help {}: there is no such class. `trainer list` shows them; --plugin or a --config "
-                                "with `plugins:` adds more.",
-                                name));
+  throw ConfigError(fmt::format(
+      "--help {}: there is no such class. `trainer list` shows them; --plugin or a --config "
+      "with `plugins:` adds more.",
+      name));
 }
 
 int list_classes(const Arguments& arguments) {

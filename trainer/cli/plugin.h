@@ -1,5 +1,6 @@
 #pragma once
-// Plug-ins: shared libraries whose registered classes YAML can name. TRAINER_REGISTER_* in the library is all it takes.
+// Plug-ins: shared libraries whose registered classes YAML can name. TRAINER_REGISTER_* in the
+// library is all it takes.
 
 #include <string>
 #include <vector>
@@ -8,8 +9,9 @@
 
 namespace trainer {
 
-/// Loads the plug-in `name` from the plug-in folder; a configuration can name only these. Idempotent. Throws
-/// ConfigError, beginning with `where`, for a name that is a path or that is not there.
+/// Loads the plug-in `name` from the plug-in folder; a configuration can name only these.
+/// Idempotent. Throws ConfigError, beginning with `where`, for a name that is a path or that is not
+/// there.
 void load_plugin(const std::string& name, const std::string& where);
 
 /// Loads a shared library given on the command line. Throws ConfigError when it cannot be loaded.

@@ -7,9 +7,12 @@
 
 namespace trainer {
 
-config::Node load_config(const std::vector<std::string>& files, const std::vector<std::string>& overrides,
+config::Node load_config(const std::vector<std::string>& files,
+                         const std::vector<std::string>& overrides,
                          const std::vector<std::string>& plugin_paths) {
   config::Node tree = config::Node::map();
+  tree.mark.source =
+      std::make_shared<const std::string>(files.empty() ? "command line" : files.back());
   for (const auto& file : files) {
     const config::Node content = config::parse_yaml_file(file);
     if (!content.is_map() && !content.is_null()) {
@@ -38,9 +41,10 @@ config::Node load_config(const std::vector<std::string>& files, const std::vecto
 
 RunConfig resolve_config(const config::Node& tree) {
   config::Diagnostics diagnostics;
-  auto resolved = config::read<RunConfig>(tree, "", diagnostics);
+  auto config = config::read<RunConfig>(tree, "", diagnostics);
   diagnostics.throw_if_any();
-  return resolved;
+  // Once more, so that defaults that name a class ("auto") are complete too.
+  return config::read<RunConfig>(config::write(config), "", diagnostics);
 }
 
 }  // namespace trainer

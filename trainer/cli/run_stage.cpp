@@ -20,7 +20,8 @@ std::string table(const std::string& title, const Trainer::MetricMap& metrics) {
   for (const auto& [name, value] : metrics) {
     width = std::max(width, name.size());
   }
-  std::string text = fmt::format("{:-<{}}\n{:<{}}  value\n{:-<{}}\n", "", width + 14, title, width, "", width + 14);
+  std::string text = fmt::format("{:-<{}}\n{:<{}}  value\n{:-<{}}\n", "", width + 14, title, width,
+                                 "", width + 14);
   for (const auto& [name, value] : metrics) {
     text += fmt::format("{:<{}}  {:.6g}\n", name, width, value);
   }
@@ -61,9 +62,10 @@ int fit(Trainer& trainer, Module& module, DataModule& data, const Arguments& arg
   if (signal == 0) {
     return static_cast<int>(ExitCode::kOk);
   }
-  log::warning(fmt::format("stopped by signal {} after {} steps; to go on, run the same command with --ckpt_path=last "
-                           "--run {}",
-                           signal, trainer.progress().global_step, trainer.run_dir().string()));
+  log::warning(fmt::format(
+      "stopped by signal {} after {} steps; to go on, run the same command with --ckpt_path=last "
+      "--run {}",
+      signal, trainer.progress().global_step, trainer.run_dir().string()));
   const ExitCode code = signal == SIGINT    ? ExitCode::kInterrupted
                         : signal == SIGTERM ? ExitCode::kTerminated
                                             : ExitCode::kTryAgain;
@@ -83,15 +85,16 @@ void write_predictions(const std::vector<torch::Tensor>& predictions, const fs::
 }  // namespace
 
 int run_stage(Stage stage, const Arguments& arguments) {
-  const RunConfig config = resolve_config(load_config(arguments.configs, arguments.overrides, arguments.plugins));
-  const config::Node tree = config::write(config);
+  RunConfig config =
+      resolve_config(load_config(arguments.configs, arguments.overrides, arguments.plugins));
   if (arguments.print_config) {
-    console::print(config::to_yaml(tree));
+    console::print(config::to_yaml(config::write(config)));
     return static_cast<int>(ExitCode::kOk);
   }
   seed_everything(static_cast<uint64_t>(config.seed_everything));  // before the weights are drawn
   Trainer trainer(config.trainer);
-  trainer.set_hyperparams(tree);
+  config.trainer = trainer.config();  // with the callbacks that it added
+  trainer.set_hyperparams(config::write(config));
   if (arguments.run) {
     trainer.set_run(*arguments.run);
   }
@@ -102,7 +105,9 @@ int run_stage(Stage stage, const Arguments& arguments) {
     case Stage::kValidate:
       console::print(table("validate", trainer.validate(*module, *data, arguments.ckpt_path)));
       break;
-    case Stage::kTest: console::print(table("test", trainer.test(*module, *data, arguments.ckpt_path))); break;
+    case Stage::kTest:
+      console::print(table("test", trainer.test(*module, *data, arguments.ckpt_path)));
+      break;
     case Stage::kPredict: {
       const auto predictions = trainer.predict(*module, *data, arguments.ckpt_path);
       write_predictions(predictions, trainer.run_dir());

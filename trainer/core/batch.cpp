@@ -9,21 +9,23 @@
 
 namespace trainer {
 
-Batch::Batch(std::vector<torch::Tensor> tensors, std::vector<std::string> names) : tensors_(std::move(tensors)) {
+Batch::Batch(std::vector<torch::Tensor> tensors, std::vector<std::string> names)
+    : tensors_(std::move(tensors)) {
   if (names.empty()) {
     return;
   }
   if (names.size() != tensors_.size()) {
-    throw UsageError(fmt::format("Batch: {} tensors but {} names. Give every tensor a name, or none.", tensors_.size(),
-                                 names.size()));
+    throw UsageError(
+        fmt::format("Batch: {} tensors but {} names. Give every tensor a name, or none.",
+                    tensors_.size(), names.size()));
   }
   names_ = std::make_shared<const std::vector<std::string>>(std::move(names));
 }
 
 const torch::Tensor& Batch::operator[](size_t index) const {
   if (index >= tensors_.size()) {
-    throw UsageError(fmt::format("Batch: no tensor {}; the batch holds {} (0 to {}).", index, tensors_.size(),
-                                 static_cast<int64_t>(tensors_.size()) - 1));
+    throw UsageError(fmt::format("Batch: no tensor {}; the batch holds {} (0 to {}).", index,
+                                 tensors_.size(), static_cast<int64_t>(tensors_.size()) - 1));
   }
   return tensors_[index];
 }
@@ -32,10 +34,12 @@ const torch::Tensor& Batch::operator[](std::string_view name) const {
   const auto& all = names();
   const auto found = std::find(all.begin(), all.end(), name);
   if (found == all.end()) {
-    throw UsageError(all.empty() ? fmt::format("Batch: no tensor named '{}'; this data set gives no names, use "
-                                               "batch[0] or batch.unpack<{}>().",
-                                               name, tensors_.size())
-                                 : fmt::format("Batch: no tensor named '{}'. It has: {}.", name, fmt::join(all, ", ")));
+    throw UsageError(
+        all.empty()
+            ? fmt::format("Batch: no tensor named '{}'; this data set gives no names, use "
+                          "batch[0] or batch.unpack<{}>().",
+                          name, tensors_.size())
+            : fmt::format("Batch: no tensor named '{}'. It has: {}.", name, fmt::join(all, ", ")));
   }
   return tensors_[static_cast<size_t>(found - all.begin())];
 }
@@ -61,8 +65,9 @@ Batch Batch::to(torch::Device device) const {
 }
 
 void Batch::throw_wrong_count(size_t expected) const {
-  throw UsageError(fmt::format("Batch: unpack<{}>() on a batch of {} tensors. Unpack as many as the data set yields.",
-                               expected, tensors_.size()));
+  throw UsageError(fmt::format(
+      "Batch: unpack<{}>() on a batch of {} tensors. Unpack as many as the data set yields.",
+      expected, tensors_.size()));
 }
 
 }  // namespace trainer

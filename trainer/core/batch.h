@@ -1,5 +1,6 @@
 #pragma once
-// A batch: what a data set yields and a module's steps receive, an ordered list of tensors that may have names.
+// A batch: what a data set yields and a module's steps receive, an ordered list of tensors that may
+// have names.
 
 #include <array>
 #include <cstdint>
@@ -40,7 +41,8 @@ class Batch {
   const torch::Tensor& operator[](size_t index) const;
   const torch::Tensor& operator[](std::string_view name) const;
 
-  /// Number of samples: the first dimension of the first tensor; 0 for an empty batch, 1 for a scalar.
+  /// Number of samples: the first dimension of the first tensor; 0 for an empty batch, 1 for a
+  /// scalar.
   int64_t size() const;
   size_t num_tensors() const { return tensors_.size(); }
   bool empty() const { return tensors_.empty(); }
@@ -55,7 +57,8 @@ class Batch {
   [[noreturn]] void throw_wrong_count(size_t expected) const;
 
   std::vector<torch::Tensor> tensors_;
-  std::shared_ptr<const std::vector<std::string>> names_;  // shared: equal for every batch of a loader
+  std::shared_ptr<const std::vector<std::string>>
+      names_;  // shared: equal for every batch of a loader
 };
 
 }  // namespace trainer

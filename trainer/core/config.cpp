@@ -100,10 +100,11 @@ bool read_bool(const Node& node, const std::string& path, Diagnostics& diagnosti
   return false;
 }
 
-bool read_int(const Node& node, const std::string& path, Diagnostics& diagnostics, int64_t min, int64_t max,
-              int64_t& out) {
+bool read_int(const Node& node, const std::string& path, Diagnostics& diagnostics, int64_t min,
+              int64_t max, int64_t& out) {
   if (!node.is_scalar() || node.quoted()) {
-    diagnostics.add(node.mark, path, type_error(node, "an integer", node.is_scalar() ? "Remove the quotes." : ""));
+    diagnostics.add(node.mark, path,
+                    type_error(node, "an integer", node.is_scalar() ? "Remove the quotes." : ""));
     return false;
   }
   const std::string& text = node.text();
@@ -114,13 +115,15 @@ bool read_int(const Node& node, const std::string& path, Diagnostics& diagnostic
     if (error == std::errc() && out >= min && out <= max) {
       return true;
     }
-    diagnostics.add(node.mark, path, fmt::format("is {}: must lie between {} and {}.", text, min, max));
+    diagnostics.add(node.mark, path,
+                    fmt::format("is {}: must lie between {} and {}.", text, min, max));
     return false;
   }
   // 1e6 is how people write a million steps; accepted when it is a whole number.
   const bool scientific = text.find_first_of("eE") != std::string::npos;
   if (scientific && parse_double(text, as_double) && as_double == std::floor(as_double) &&
-      std::abs(as_double) < 9.0e15 && as_double >= static_cast<double>(min) && as_double <= static_cast<double>(max)) {
+      std::abs(as_double) < 9.0e15 && as_double >= static_cast<double>(min) &&
+      as_double <= static_cast<double>(max)) {
     out = static_cast<int64_t>(as_double);
     return true;
   }
@@ -133,20 +136,24 @@ bool read_double(const Node& node, const std::string& path, Diagnostics& diagnos
     return true;
   }
   diagnostics.add(node.mark, path,
-                  type_error(node, "a number", node.quoted() ? "Remove the quotes." : "Write it as 0.001 or 1e-3."));
+                  type_error(node, "a number",
+                             node.quoted() ? "Remove the quotes." : "Write it as 0.001 or 1e-3."));
   return false;
 }
 
-bool read_string(const Node& node, const std::string& path, Diagnostics& diagnostics, std::string& out) {
+bool read_string(const Node& node, const std::string& path, Diagnostics& diagnostics,
+                 std::string& out) {
   if (node.is_scalar()) {
     out = node.text();
     return true;
   }
-  diagnostics.add(node.mark, path, type_error(node, "text", node.is_null() ? "Write \"\" for an empty text." : ""));
+  diagnostics.add(node.mark, path,
+                  type_error(node, "text", node.is_null() ? "Write \"\" for an empty text." : ""));
   return false;
 }
 
-bool expect_kind(const Node& node, Node::Kind kind, const std::string& path, Diagnostics& diagnostics) {
+bool expect_kind(const Node& node, Node::Kind kind, const std::string& path,
+                 Diagnostics& diagnostics) {
   if (node.kind() == kind) {
     return true;
   }
@@ -162,7 +169,8 @@ void check_keys(const Node& node, const std::string& path, const std::vector<std
                 Diagnostics& diagnostics) {
   for (const auto& entry : node.entries()) {
     if (std::find(known.begin(), known.end(), entry.key) == known.end()) {
-      diagnostics.add(entry.key_mark, join(path, entry.key), "unknown key." + did_you_mean(entry.key, known));
+      diagnostics.add(entry.key_mark, join(path, entry.key),
+                      "unknown key." + did_you_mean(entry.key, known));
     }
   }
 }
@@ -170,15 +178,17 @@ void check_keys(const Node& node, const std::string& path, const std::vector<std
 Node string_node(const std::string& value) {
   // Quoted where the plain text would be read as something else.
   double number = 0;
-  const bool special = value.empty() || value == "~" || value == "null" || value == "true" || value == "false" ||
-                       parse_double(value, number) || value.find('\n') != std::string::npos;
+  const bool special = value.empty() || value == "~" || value == "null" || value == "true" ||
+                       value == "false" || parse_double(value, number) ||
+                       value.find('\n') != std::string::npos;
   return special ? Node::string(value) : Node::scalar(value);
 }
 
 }  // namespace detail
 
 void Diagnostics::add(const Mark& mark, const std::string& path, const std::string& what) {
-  lines_.push_back({mark, fmt::format("{}: {}{}{}", mark.str(), path, path.empty() ? "" : ": ", what)});
+  lines_.push_back(
+      {mark, fmt::format("{}: {}{}{}", mark.str(), path, path.empty() ? "" : ": ", what)});
 }
 
 void Diagnostics::throw_if_any() const {
@@ -209,15 +219,20 @@ std::string did_you_mean(std::string_view wanted, const std::vector<std::string>
 }
 
 nlohmann::json json_schema(const std::vector<FieldInfo>& fields) {
-  static const std::map<std::string, std::string> kTypes = {
-      {"bool", "boolean"}, {"int", "integer"}, {"float", "number"}, {"string", "string"}, {"int or float", "number"}};
+  static const std::map<std::string, std::string> kTypes = {{"bool", "boolean"},
+                                                            {"int", "integer"},
+                                                            {"float", "number"},
+                                                            {"string", "string"},
+                                                            {"int or float", "number"}};
   nlohmann::json schema = {{"type", "object"}, {"additionalProperties", false}};
   for (const auto& field : fields) {
-    nlohmann::json property = field.fields.empty() ? nlohmann::json::object() : json_schema(field.fields);
+    nlohmann::json property =
+        field.fields.empty() ? nlohmann::json::object() : json_schema(field.fields);
     if (const auto type = kTypes.find(field.type); type != kTypes.end()) {
       property["type"] = type->second;
     }
-    property["description"] = field.rules.empty() ? field.doc : field.doc + " (" + field.rules + ")";
+    property["description"] =
+        field.rules.empty() ? field.doc : field.doc + " (" + field.rules + ")";
     schema["properties"][field.name] = property;
     if (field.required) {
       schema["required"].push_back(field.name);

@@ -1,11 +1,13 @@
 #pragma once
-// Reads configuration trees into structs and writes structs as trees, with every mistake reported at once.
+// Reads configuration trees into structs and writes structs as trees, with every mistake reported
+// at once.
 //
 //   Diagnostics diagnostics;
 //   auto init = config::read<Init>(node, "model.init_args", diagnostics);
 //   diagnostics.throw_if_any();
 //
-// Numbers are read strictly: 010, 1_000, yes and 3.7 for an integer are refused with what to write instead.
+// Numbers are read strictly: 010, 1_000, yes and 3.7 for an integer are refused with what to write
+// instead.
 
 #include <concepts>
 #include <map>
@@ -73,7 +75,8 @@ Node write(const T& value) {
 template <Struct T>
 std::vector<FieldInfo> describe();
 
-/// Checks a struct that was made in code by the rules of its fields; throws ConfigError as for a file.
+/// Checks a struct that was made in code by the rules of its fields; throws ConfigError as for a
+/// file.
 template <Struct T>
 void check(const T& value, const std::string& path);
 
@@ -81,11 +84,13 @@ void check(const T& value, const std::string& path);
 
 namespace detail {
 bool read_bool(const Node& node, const std::string& path, Diagnostics& diagnostics, bool& out);
-bool read_int(const Node& node, const std::string& path, Diagnostics& diagnostics, int64_t min, int64_t max,
-              int64_t& out);
+bool read_int(const Node& node, const std::string& path, Diagnostics& diagnostics, int64_t min,
+              int64_t max, int64_t& out);
 bool read_double(const Node& node, const std::string& path, Diagnostics& diagnostics, double& out);
-bool read_string(const Node& node, const std::string& path, Diagnostics& diagnostics, std::string& out);
-bool expect_kind(const Node& node, Node::Kind kind, const std::string& path, Diagnostics& diagnostics);
+bool read_string(const Node& node, const std::string& path, Diagnostics& diagnostics,
+                 std::string& out);
+bool expect_kind(const Node& node, Node::Kind kind, const std::string& path,
+                 Diagnostics& diagnostics);
 bool looks_like_float(const Node& node);
 void check_keys(const Node& node, const std::string& path, const std::vector<std::string>& known,
                 Diagnostics& diagnostics);
@@ -160,7 +165,9 @@ struct Codec<std::optional<T>> {
     Codec<T>::read(n, path, d, value);
     out = std::move(value);
   }
-  static Node write(const std::optional<T>& value) { return value ? Codec<T>::write(*value) : Node(); }
+  static Node write(const std::optional<T>& value) {
+    return value ? Codec<T>::write(*value) : Node();
+  }
 };
 
 template <class T>
@@ -189,7 +196,8 @@ struct Codec<std::vector<T>> {
 template <class T>
 struct Codec<std::map<std::string, T>> {
   static std::string type() { return "map of " + Codec<T>::type(); }
-  static void read(const Node& n, const std::string& path, Diagnostics& d, std::map<std::string, T>& out) {
+  static void read(const Node& n, const std::string& path, Diagnostics& d,
+                   std::map<std::string, T>& out) {
     if (!detail::expect_kind(n, Node::Kind::kMap, path, d)) {
       return;
     }
@@ -226,10 +234,11 @@ struct Codec<std::variant<int64_t, double>> {
 
 namespace detail {
 
-/// Applies a field's rules to a value, to each side of a variant, and to an optional only when it holds one.
+/// Applies a field's rules to a value, to each side of a variant, and to an optional only when it
+/// holds one.
 template <class F, class T>
-void check_rules(const F& f, const T& value, const Mark& mark, const std::string& path, const std::string& shown,
-                 Diagnostics& d) {
+void check_rules(const F& f, const T& value, const Mark& mark, const std::string& path,
+                 const std::string& shown, Diagnostics& d) {
   std::apply(
       [&](const auto&... rule) {
         (
@@ -243,15 +252,15 @@ void check_rules(const F& f, const T& value, const Mark& mark, const std::string
       f.rules);
 }
 template <class F, class T>
-void check_rules(const F& f, const std::optional<T>& value, const Mark& mark, const std::string& path,
-                 const std::string& shown, Diagnostics& d) {
+void check_rules(const F& f, const std::optional<T>& value, const Mark& mark,
+                 const std::string& path, const std::string& shown, Diagnostics& d) {
   if (value) {
     check_rules(f, *value, mark, path, shown, d);
   }
 }
 template <class F>
-void check_rules(const F& f, const std::variant<int64_t, double>& value, const Mark& mark, const std::string& path,
-                 const std::string& shown, Diagnostics& d) {
+void check_rules(const F& f, const std::variant<int64_t, double>& value, const Mark& mark,
+                 const std::string& path, const std::string& shown, Diagnostics& d) {
   std::visit([&](auto v) { check_rules(f, v, mark, path, shown, d); }, value);
 }
 
@@ -320,9 +329,12 @@ std::vector<FieldInfo> describe() {
   for_each_field<T>([&](const auto& f) {
     using Member = typename std::remove_cvref_t<decltype(f)>::Type;
     std::string rules;
-    std::apply([&](const auto&... rule) { ((rules += (rules.empty() ? "" : "; ") + rule.text()), ...); }, f.rules);
-    FieldInfo info{std::string(f.kName), Codec<Member>::type(), std::string(f.doc), rules, f.kRequired,
-                   Codec<Member>::write(defaults.*(f.kMember))};
+    std::apply(
+        [&](const auto&... rule) { ((rules += (rules.empty() ? "" : "; ") + rule.text()), ...); },
+        f.rules);
+    FieldInfo info{std::string(f.kName), Codec<Member>::type(),
+                   std::string(f.doc),   rules,
+                   f.kRequired,          Codec<Member>::write(defaults.*(f.kMember))};
     if constexpr (Struct<Member>) {
       info.fields = describe<Member>();
     }

@@ -22,7 +22,9 @@ State& state() {
 
 constexpr std::string_view kEraseLine = "\r\x1b[2K";
 
-void put(std::FILE* stream, std::string_view text) { std::fwrite(text.data(), 1, text.size(), stream); }
+void put(std::FILE* stream, std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stream);
+}
 
 /// Takes the status line off the screen while `write` puts text there.
 template <class F>

@@ -1,6 +1,6 @@
 #pragma once
-// The terminal as the rest of the engine sees it: whole lines, and one status line below them that is redrawn, so
-// that a progress bar and log lines never tear each other apart.
+// The terminal as the rest of the engine sees it: whole lines, and one status line below them that
+// is redrawn, so that a progress bar and log lines never tear each other apart.
 
 #include <string>
 #include <string_view>
@@ -19,7 +19,8 @@ void write_line(std::string_view line);
 /// Writes text to standard output (results a script may read), with the status line out of the way.
 void print(std::string_view text);
 
-/// Shows `text` below everything else until it is replaced or cleared; nothing where is_live() is false.
+/// Shows `text` below everything else until it is replaced or cleared; nothing where is_live() is
+/// false.
 void set_status(std::string text);
 void clear_status();
 

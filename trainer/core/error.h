@@ -1,8 +1,9 @@
 #pragma once
 // The exceptions that this library throws and the exit code each one stands for.
 //
-// Every message says what happened with the value, where (file:line:column, key path, device), and how
-// to fix it. Catch `trainer::Error` for all of them; `trainer::cli()` turns them into the exit codes below.
+// Every message says what happened with the value, where (file:line:column, key path, device), and
+// how to fix it. Catch `trainer::Error` for all of them; `trainer::cli()` turns them into the exit
+// codes below.
 
 #include <stdexcept>
 #include <string>
@@ -11,16 +12,17 @@ namespace trainer {
 
 /// Exit codes of the `trainer` program and of `trainer::cli()`.
 enum class ExitCode : int {
-  kOk = 0,            ///< Done; also when a callback stopped the run on purpose.
-  kUserCode = 1,      ///< The module, data or callback of the user raised, or misused the API.
-  kConfig = 2,        ///< Bad command line or configuration.
-  kNoInput = 66,      ///< Data or checkpoint missing, unreadable or damaged (EX_NOINPUT).
-  kIo = 74,           ///< Cannot write: disk full, no permission (EX_IOERR).
-  kTryAgain = 75,     ///< Stopped by SIGUSR1 after a checkpoint: start the same command again (EX_TEMPFAIL).
-  kCheckpoint = 85,   ///< The checkpoint is damaged or belongs to another architecture.
-  kNonFinite = 86,    ///< The loss became NaN or infinite.
-  kInterrupted = 130, ///< Ctrl-C, after a checkpoint.
-  kTerminated = 143,  ///< SIGTERM, after a checkpoint.
+  kOk = 0,        ///< Done; also when a callback stopped the run on purpose.
+  kUserCode = 1,  ///< The module, data or callback of the user raised, or misused the API.
+  kConfig = 2,    ///< Bad command line or configuration.
+  kNoInput = 66,  ///< Data or checkpoint missing, unreadable or damaged (EX_NOINPUT).
+  kIo = 74,       ///< Cannot write: disk full, no permission (EX_IOERR).
+  kTryAgain =
+      75,  ///< Stopped by SIGUSR1 after a checkpoint: resume with --ckpt_path=last (EX_TEMPFAIL).
+  kCheckpoint = 85,    ///< The checkpoint is damaged or belongs to another architecture.
+  kNonFinite = 86,     ///< The loss became NaN or infinite.
+  kInterrupted = 130,  ///< Ctrl-C, after a checkpoint.
+  kTerminated = 143,   ///< SIGTERM, after a checkpoint.
 };
 
 /// Base of everything this library throws on purpose.
@@ -78,15 +80,16 @@ class InternalError : public Error {
 };
 
 namespace detail {
-[[noreturn]] void check_failed(const char* condition, const char* file, int line, const std::string& what);
+[[noreturn]] void check_failed(const char* condition, const char* file, int line,
+                               const std::string& what);
 }  // namespace detail
 
 }  // namespace trainer
 
 /// Throws InternalError with the condition and its place when `condition` does not hold.
-#define TRAINER_CHECK(condition, what)                                              \
-  do {                                                                              \
-    if (!(condition)) {                                                             \
-      ::trainer::detail::check_failed(#condition, __FILE__, __LINE__, (what));      \
-    }                                                                               \
+#define TRAINER_CHECK(condition, what)                                         \
+  do {                                                                         \
+    if (!(condition)) {                                                        \
+      ::trainer::detail::check_failed(#condition, __FILE__, __LINE__, (what)); \
+    }                                                                          \
   } while (false)

@@ -21,10 +21,15 @@ std::string advice(int error) {
   switch (error) {
     case ENOENT: return "Check the path; relative paths start at the current folder.";
     case EACCES:
-    case EPERM: return "Check the permissions, or choose another folder (--trainer.default_root_dir=...).";
-    case EROFS: return "The file system is read-only; choose another folder (--trainer.default_root_dir=...).";
+    case EPERM:
+      return "Check the permissions, or choose another folder (--trainer.default_root_dir=...).";
+    case EROFS:
+      return "The file system is read-only; choose another folder "
+             "(--trainer.default_root_dir=...).";
     case ENOSPC:
-    case EDQUOT: return "The disk is full; free some room or choose another folder (--trainer.default_root_dir=...).";
+    case EDQUOT:
+      return "The disk is full; free some room or choose another folder "
+             "(--trainer.default_root_dir=...).";
     case ENOTDIR: return "A part of the path is a file, not a folder.";
     case EISDIR: return "This is a folder; give a file.";
     default: return "";
@@ -34,8 +39,8 @@ std::string advice(int error) {
 template <class E>
 [[noreturn]] void fail(const Path& path, std::string_view action, int error) {
   const std::string fix = advice(error);
-  throw E(fmt::format("{}: cannot {}: {}.{}{}", path.string(), action, std::strerror(error), fix.empty() ? "" : "\n  ",
-                      fix));
+  throw E(fmt::format("{}: cannot {}: {}.{}{}", path.string(), action, std::strerror(error),
+                      fix.empty() ? "" : "\n  ", fix));
 }
 
 /// A file descriptor that is closed on every way out.
@@ -75,8 +80,9 @@ std::string read_text(const Path& path, uint64_t max_bytes) {
   }
   const uint64_t size = size_of_regular_file(path, fd.get());
   if (size > max_bytes) {
-    throw DataError(fmt::format("{}: is {} bytes, more than the {} that a file of this kind may have.", path.string(),
-                                size, max_bytes));
+    throw DataError(
+        fmt::format("{}: is {} bytes, more than the {} that a file of this kind may have.",
+                    path.string(), size, max_bytes));
   }
   std::string text(size, '\0');
   size_t done = 0;
@@ -169,7 +175,8 @@ MappedFile::~MappedFile() {
 }
 
 OutputFile::OutputFile(const Path& path, Mode mode) : path_(path) {
-  fd_ = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | (mode == Mode::kAppend ? O_APPEND : O_TRUNC), 0644);
+  fd_ = ::open(path.c_str(),
+               O_WRONLY | O_CREAT | O_CLOEXEC | (mode == Mode::kAppend ? O_APPEND : O_TRUNC), 0644);
   if (fd_ < 0) {
     fail<IoError>(path_, "write", errno);
   }

@@ -1,5 +1,6 @@
 #pragma once
-// Files as the rest of the engine needs them: read whole within a limit, written atomically, mapped read-only.
+// Files as the rest of the engine needs them: read whole within a limit, written atomically, mapped
+// read-only.
 //
 // Writers throw IoError, readers DataError, both with the path and the system's own words.
 
@@ -13,11 +14,12 @@ namespace trainer::fs {
 
 using Path = std::filesystem::path;
 
-/// The whole file as text. Throws DataError when it is missing, unreadable or larger than `max_bytes`.
+/// The whole file as text. Throws DataError when it is missing, unreadable or larger than
+/// `max_bytes`.
 std::string read_text(const Path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
-/// Replaces `path` by `text` so that a reader sees the old or the new content, never a part: temporary file,
-/// fsync, rename, fsync of the folder. Throws IoError.
+/// Replaces `path` by `text` so that a reader sees the old or the new content, never a part:
+/// temporary file, fsync, rename, fsync of the folder. Throws IoError.
 void write_text_atomically(const Path& path, std::string_view text);
 
 /// Creates the folder and those above it; does nothing where it exists. Throws IoError.
@@ -32,8 +34,8 @@ void rename(const Path& from, const Path& to);
 /// Cuts a file to its first `size_bytes` bytes. Throws IoError.
 void truncate(const Path& path, uint64_t size_bytes);
 
-/// A file mapped read-only; pages are loaded when touched. Stays valid when the file is renamed or deleted.
-/// Throws DataError when the file is missing or unreadable.
+/// A file mapped read-only; pages are loaded when touched. Stays valid when the file is renamed or
+/// deleted. Throws DataError when the file is missing or unreadable.
 class MappedFile {
  public:
   MappedFile() = default;
@@ -51,7 +53,8 @@ class MappedFile {
   size_t size_ = 0;
 };
 
-/// A file being written from the start, closed (and its errors reported) by close(). Throws IoError.
+/// A file being written from the start, closed (and its errors reported) by close(). Throws
+/// IoError.
 class OutputFile {
  public:
   enum class Mode { kTruncate, kAppend };

@@ -38,7 +38,8 @@ std::string from_hex(const std::string& text) {
     uint8_t byte = 0;
     const char* begin = text.data() + 2 * i;
     if (std::from_chars(begin, begin + 2, byte, 16).ptr != begin + 2) {
-      throw CheckpointError(fmt::format("'{}' at digit {} is not hexadecimal: damaged.", text.substr(2 * i, 2), 2 * i));
+      throw CheckpointError(fmt::format("'{}' at digit {} is not hexadecimal: damaged.",
+                                        text.substr(2 * i, 2), 2 * i));
     }
     bytes[i] = static_cast<char>(byte);
   }

@@ -15,7 +15,8 @@ std::string xxh3_128(std::span<const std::byte> bytes);
 /// The same over a file's content. Throws DataError when it cannot be read.
 std::string xxh3_128_of_file(const fs::Path& path);
 
-/// Bytes as lower-case hex digits, and back. from_hex() throws CheckpointError for text that is not hex.
+/// Bytes as lower-case hex digits, and back. from_hex() throws CheckpointError for text that is not
+/// hex.
 std::string to_hex(const std::string& bytes);
 std::string from_hex(const std::string& text);
 

@@ -1,12 +1,13 @@
 #pragma once
-// One declaration per configuration struct. A plain aggregate lists its members in fields(); the names come from the
-// member pointers at compile time, and from this one list follow YAML loading, overrides, --help, the JSON schema,
-// the saved config.yaml and the texts of errors:
+// One declaration per configuration struct. A plain aggregate lists its members in fields(); the
+// names come from the member pointers at compile time, and from this one list follow YAML loading,
+// overrides, --help, the JSON schema, the saved config.yaml and the texts of errors:
 //
 //   struct Init {
 //     int64_t hidden = 128;
 //     static constexpr auto fields() {
-//       return std::tuple{config::field<&Init::hidden>("Width of the hidden layer.", config::at_least(1))};
+//       return std::tuple{config::field<&Init::hidden>("Width of the hidden layer.",
+//       config::at_least(1))};
 //     }
 //   };
 //
@@ -95,7 +96,8 @@ struct GreaterThan {
   std::string text() const { return "> " + detail::to_text(bound); }
   template <class T>
   std::string violation(const T& value) const {
-    return value > static_cast<T>(bound) ? "" : "must be greater than " + detail::to_text(bound) + ".";
+    return value > static_cast<T>(bound) ? ""
+                                         : "must be greater than " + detail::to_text(bound) + ".";
   }
 };
 
@@ -176,7 +178,9 @@ constexpr Field<P, Rules...> field(std::string_view doc, Rules... rules) {
 
 /// A struct with fields().
 template <class T>
-concept Struct = requires { T::fields(); };
+concept Struct = requires {
+  T::fields();
+};
 
 /// Calls `f` with every Field of T in order.
 template <Struct T, class F>

@@ -34,8 +34,9 @@ bool add(std::string_view kind, ClassInfo info) {
   info.origin = state().origin;
   auto& place = classes[info.name];
   if (place != nullptr && *place->type != *info.type) {
-    throw UsageError(fmt::format("the {} '{}' is registered twice (first by {}). Rename one of them.", kind, info.name,
-                                 place->origin));
+    throw UsageError(
+        fmt::format("the {} '{}' is registered twice (first by {}). Rename one of them.", kind,
+                    info.name, place->origin));
   }
   place = std::make_shared<const ClassInfo>(std::move(info));
   return true;
@@ -48,7 +49,8 @@ std::shared_ptr<const ClassInfo> find(std::string_view kind, std::string_view na
     return nullptr;
   }
   for (const auto& [class_name, info] : classes->second) {
-    if (class_name == name || std::find(info->aliases.begin(), info->aliases.end(), name) != info->aliases.end()) {
+    if (class_name == name ||
+        std::find(info->aliases.begin(), info->aliases.end(), name) != info->aliases.end()) {
       return info;
     }
   }
@@ -73,7 +75,8 @@ std::string unknown_class(std::string_view kind, std::string_view name) {
     names.insert(names.end(), info->aliases.begin(), info->aliases.end());
   }
   return fmt::format(
-      "unknown {} '{}'.{} `trainer list` shows what there is; a class of a plug-in needs `plugins: [name]` or "
+      "unknown {} '{}'.{} `trainer list` shows what there is; a class of a plug-in needs `plugins: "
+      "[name]` or "
       "--plugin.",
       kind, name, config::did_you_mean(name, names));
 }
@@ -114,9 +117,10 @@ void read_spec(std::string_view kind, const config::Node& node, const std::strin
     args.mark = node.mark;
   }
   if (!name->is_scalar()) {
-    diagnostics.add(name->mark, path,
-                    fmt::format("is {}, not a {}. Write its name, or {{class_path: ..., init_args: {{...}}}}.",
-                                name->describe(), kind));
+    diagnostics.add(
+        name->mark, path,
+        fmt::format("is {}, not a {}. Write its name, or {{class_path: ..., init_args: {{...}}}}.",
+                    name->describe(), kind));
     return;
   }
   const auto info = registry::find(kind, name->text());

@@ -1,10 +1,12 @@
 #pragma once
-// Classes by name. YAML names a class (`class_path: EarlyStopping`) and gives its arguments (`init_args`); a Spec is
-// that pair as a value that can be printed, stored in config.yaml, and turned into an object.
+// Classes by name. YAML names a class (`class_path: EarlyStopping`) and gives its arguments
+// (`init_args`); a Spec is that pair as a value that can be printed, stored in config.yaml, and
+// turned into an object.
 //
 // A class is registered for its kind, which its base names: `using Base = Callback;` and
-// `static constexpr const char* kKind = "callback";`. Its constructor takes a nested struct `Init` with fields(), or
-// nothing. Built-in classes are registered in builtins.cpp; yours by TRAINER_REGISTER_CLASS in your program or plug-in.
+// `static constexpr const char* kKind = "callback";`. Its constructor takes a nested struct `Init`
+// with fields(), or nothing. Built-in classes are registered in builtins.cpp; yours by
+// TRAINER_REGISTER_CLASS in your program or plug-in.
 
 #include <functional>
 #include <memory>
@@ -22,19 +24,22 @@ namespace trainer {
 struct ClassInfo {
   std::string name;
   const std::type_info* type = nullptr;
-  std::string doc = {};                    // T::kDoc where the class has one
-  std::vector<std::string> aliases = {};   // short names that YAML may use, as "ddp" for "DDP"
-  std::string origin = "";                 // "built in", the program, or the plug-in; set by add()
+  std::string doc = {};                   // T::kDoc where the class has one
+  std::vector<std::string> aliases = {};  // short names that YAML may use, as "ddp" for "DDP"
+  std::string origin = "";                // "built in", the program, or the plug-in; set by add()
   std::vector<config::FieldInfo> fields = {};
   /// Checks `init_args` and completes them with the defaults.
-  std::function<config::Node(const config::Node& init_args, const std::string& path, config::Diagnostics&)> resolve = {};
+  std::function<config::Node(const config::Node& init_args, const std::string& path,
+                             config::Diagnostics&)>
+      resolve = {};
   /// Makes the object from resolved arguments; the pointer is to the kind's base.
   std::function<std::shared_ptr<void>(const config::Node& init_args)> create = {};
 };
 
 namespace registry {
 
-/// Adds a class, or describes the same class anew. Throws UsageError when the kind has another class of that name.
+/// Adds a class, or describes the same class anew. Throws UsageError when the kind has another
+/// class of that name.
 bool add(std::string_view kind, ClassInfo info);
 
 /// The class with this name or alias, or nullptr.
@@ -70,7 +75,8 @@ ClassInfo class_info(std::string name = std::string(config::type_name<T>())) {
   if constexpr (requires { typename T::Init; }) {
     using Init = typename T::Init;
     info.fields = config::describe<Init>();
-    info.resolve = [](const config::Node& args, const std::string& path, config::Diagnostics& diagnostics) {
+    info.resolve = [](const config::Node& args, const std::string& path,
+                      config::Diagnostics& diagnostics) {
       return config::write(config::read<Init>(args, path, diagnostics));
     };
     info.create = [](const config::Node& args) -> std::shared_ptr<void> {
@@ -80,7 +86,8 @@ ClassInfo class_info(std::string name = std::string(config::type_name<T>())) {
       return std::shared_ptr<Base>(std::make_shared<T>(std::move(init)));
     };
   } else {
-    info.resolve = [](const config::Node& args, const std::string& path, config::Diagnostics& diagnostics) {
+    info.resolve = [](const config::Node& args, const std::string& path,
+                      config::Diagnostics& diagnostics) {
       config::detail::check_keys(args, path, {}, diagnostics);
       return config::Node::map();
     };
@@ -114,8 +121,10 @@ struct Spec {
   config::Node init_args = config::Node::map();
 
   Spec() = default;
-  Spec(const char* name) : class_path(name) {}  // NOLINT: `.strategy = "ddp"` is how it is meant to be written
-  Spec(std::string name, config::Node args) : class_path(std::move(name)), init_args(std::move(args)) {}
+  Spec(const char* name)
+      : class_path(name) {}  // NOLINT: `.strategy = "ddp"` is how it is meant to be written
+  Spec(std::string name, config::Node args)
+      : class_path(std::move(name)), init_args(std::move(args)) {}
 
   /// Makes the object. Throws ConfigError for an unknown class or bad arguments.
   std::shared_ptr<Base> create() const {
@@ -138,7 +147,8 @@ struct InitOf<T, std::void_t<typename T::Init>> {
 };
 }  // namespace detail
 
-/// A Spec of T made in code; registers T where it is not yet: `use<EarlyStopping>({.monitor = "val_loss"})`.
+/// A Spec of T made in code; registers T where it is not yet: `use<EarlyStopping>({.monitor =
+/// "val_loss"})`.
 template <class T>
 Spec<typename T::Base> use(typename detail::InitOf<T>::Type init = {}) {
   Spec<typename T::Base> spec;
@@ -168,7 +178,8 @@ struct Codec<Spec<Base>> {
 }  // namespace config
 }  // namespace trainer
 
-/// The version of trainer that a plug-in was built for; every library that registers classes carries its own.
+/// The version of trainer that a plug-in was built for; every library that registers classes
+/// carries its own.
 extern "C" [[gnu::used, gnu::visibility("default")]] inline const char* trainer_plugin_version() {
   return trainer::kVersion;
 }
@@ -176,9 +187,11 @@ extern "C" [[gnu::used, gnu::visibility("default")]] inline const char* trainer_
 #define TRAINER_DETAIL_CONCAT2(a, b) a##b
 #define TRAINER_DETAIL_CONCAT(a, b) TRAINER_DETAIL_CONCAT2(a, b)
 
-/// Registers a class of your program or plug-in for its kind; stands in a .cpp file, outside any function.
-#define TRAINER_REGISTER_CLASS(T) \
-  [[maybe_unused]] static const bool TRAINER_DETAIL_CONCAT(registered_, __LINE__) = ::trainer::register_class<T>()
+/// Registers a class of your program or plug-in for its kind; stands in a .cpp file, outside any
+/// function.
+#define TRAINER_REGISTER_CLASS(T)                                                   \
+  [[maybe_unused]] static const bool TRAINER_DETAIL_CONCAT(registered_, __LINE__) = \
+      ::trainer::register_class<T>()
 #define TRAINER_REGISTER_MODULE(T) TRAINER_REGISTER_CLASS(T)
 #define TRAINER_REGISTER_DATA_MODULE(T) TRAINER_REGISTER_CLASS(T)
 #define TRAINER_REGISTER_CALLBACK(T) TRAINER_REGISTER_CLASS(T)

@@ -21,7 +21,8 @@ constexpr size_t kMaxNodes = 100'000;
 /// Builds the tree from yaml-cpp's events, within the limits.
 class TreeBuilder : public YAML::EventHandler {
  public:
-  explicit TreeBuilder(const std::string& source) : source_(std::make_shared<const std::string>(source)) {}
+  explicit TreeBuilder(const std::string& source)
+      : source_(std::make_shared<const std::string>(source)) {}
 
   Node take() { return std::move(root_); }
 
@@ -73,7 +74,8 @@ class TreeBuilder : public YAML::EventHandler {
   };
 
   static Node plain(const std::string& value) {
-    const bool null = value.empty() || value == "~" || value == "null" || value == "Null" || value == "NULL";
+    const bool null =
+        value.empty() || value == "~" || value == "null" || value == "Null" || value == "NULL";
     return null ? Node() : Node::scalar(value);
   }
 
@@ -99,7 +101,8 @@ class TreeBuilder : public YAML::EventHandler {
   void count(const YAML::Mark& mark, size_t added) {
     num_nodes_ += added;
     if (num_nodes_ > kMaxNodes) {
-      fail(mark, fmt::format("more than {} values (aliases count each time they are used).", kMaxNodes));
+      fail(mark,
+           fmt::format("more than {} values (aliases count each time they are used).", kMaxNodes));
     }
   }
 
@@ -134,7 +137,8 @@ class TreeBuilder : public YAML::EventHandler {
     place(std::move(node), mark);
   }
 
-  /// Puts a finished value where it belongs: the root, the next item, a key, or the value of the last key.
+  /// Puts a finished value where it belongs: the root, the next item, a key, or the value of the
+  /// last key.
   void place(Node node, const YAML::Mark& mark) {
     if (stack_.empty()) {
       root_ = std::move(node);
@@ -160,8 +164,8 @@ class TreeBuilder : public YAML::EventHandler {
     }
     for (const auto& entry : parent.node.entries()) {
       if (entry.key == key.text()) {
-        fail(mark, fmt::format("the key '{}' stands twice; first at line {}. Remove one.", key.text(),
-                               entry.key_mark.line));
+        fail(mark, fmt::format("the key '{}' stands twice; first at line {}. Remove one.",
+                               key.text(), entry.key_mark.line));
       }
     }
     parent.key = key.text();
@@ -186,7 +190,8 @@ void emit(YAML::Emitter& out, const Node& node) {
       out << node.text();
       break;
     case Node::Kind::kSequence:
-      if (std::all_of(node.items().begin(), node.items().end(), [](const Node& n) { return n.is_scalar(); })) {
+      if (std::all_of(node.items().begin(), node.items().end(),
+                      [](const Node& n) { return n.is_scalar(); })) {
         out << YAML::Flow;
       }
       out << YAML::BeginSeq;
@@ -249,17 +254,21 @@ void Node::push_back(Node item) {
 }
 
 const Node* Node::find(std::string_view key) const {
-  const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.key == key; });
+  const auto found =
+      std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.key == key; });
   return found == entries_.end() ? nullptr : &found->value;
 }
 
 Node* Node::find(std::string_view key) { return const_cast<Node*>(std::as_const(*this).find(key)); }
 
-Node& Node::set(std::string_view key, Node value) { return set(Entry{std::string(key), std::move(value), {}}); }
+Node& Node::set(std::string_view key, Node value) {
+  return set(Entry{std::string(key), std::move(value), {}});
+}
 
 Node& Node::set(Entry entry) {
   kind_ = Kind::kMap;
-  const auto found = std::find_if(entries_.begin(), entries_.end(), [&](const Entry& e) { return e.key == entry.key; });
+  const auto found = std::find_if(entries_.begin(), entries_.end(),
+                                  [&](const Entry& e) { return e.key == entry.key; });
   if (found == entries_.end()) {
     entries_.push_back(std::move(entry));
     return entries_.back().value;
@@ -275,7 +284,8 @@ void Node::erase(std::string_view key) {
 std::string Node::describe() const {
   switch (kind_) {
     case Kind::kNull: return "empty";
-    case Kind::kScalar: return quoted_ ? fmt::format("the text \"{}\"", text_) : fmt::format("'{}'", text_);
+    case Kind::kScalar:
+      return quoted_ ? fmt::format("the text \"{}\"", text_) : fmt::format("'{}'", text_);
     case Kind::kSequence: return "a list";
     case Kind::kMap: return "a map";
   }
@@ -284,11 +294,12 @@ std::string Node::describe() const {
 
 Node parse_yaml(std::string_view text, const std::string& source) {
   if (text.size() > kMaxBytes) {
-    throw ConfigError(fmt::format("{}: is {} bytes; a configuration may have {}.", source, text.size(), kMaxBytes));
+    throw ConfigError(fmt::format("{}: is {} bytes; a configuration may have {}.", source,
+                                  text.size(), kMaxBytes));
   }
   if (text.find('\0') != std::string_view::npos) {
-    throw ConfigError(fmt::format("{}: contains a NUL byte at offset {}. Save it as UTF-8 text.", source,
-                                  text.find('\0')));
+    throw ConfigError(fmt::format("{}: contains a NUL byte at offset {}. Save it as UTF-8 text.",
+                                  source, text.find('\0')));
   }
   std::istringstream stream{std::string(text)};
   TreeBuilder builder(source);
@@ -298,7 +309,8 @@ Node parse_yaml(std::string_view text, const std::string& source) {
     Node root = builder.take();
     TreeBuilder second(source);
     if (parser.HandleNextDocument(second)) {
-      throw ConfigError(fmt::format("{}: holds more than one document (---). Give one file for each.", source));
+      throw ConfigError(
+          fmt::format("{}: holds more than one document (---). Give one file for each.", source));
     }
     return root;
   } catch (const YAML::Exception& error) {
@@ -343,9 +355,10 @@ void merge(Node& base, const Node& over) {
 void apply_override(Node& root, std::string_view assignment) {
   const size_t equals = assignment.find('=');
   const std::string path(assignment.substr(0, equals));
-  if (equals == std::string_view::npos || path.empty() || path.front() == '.' || path.back() == '.' ||
-      path.find("..") != std::string::npos) {
-    throw ConfigError(fmt::format("command line: '{}' is no override. Write key.path=value.", assignment));
+  if (equals == std::string_view::npos || path.empty() || path.front() == '.' ||
+      path.back() == '.' || path.find("..") != std::string::npos) {
+    throw ConfigError(
+        fmt::format("command line: '{}' is no override. Write key.path=value.", assignment));
   }
   const auto source = std::make_shared<const std::string>("command line");
   Node value = parse_yaml(assignment.substr(equals + 1), fmt::format("command line, {}", path));

@@ -1,9 +1,10 @@
 #pragma once
 // Configuration text as a tree that keeps the place of every value.
 //
-// YAML is untrusted input: parse_yaml() reads it through yaml-cpp's event interface into a bounded tree (1 MiB of
-// text, 64 levels, 100,000 values after aliases) and refuses what yaml-cpp lets through silently: duplicate keys,
-// merge keys (<<), tags, NUL bytes, aliases that contain themselves. Nodes are values: a copy is a copy.
+// YAML is untrusted input: parse_yaml() reads it through yaml-cpp's event interface into a bounded
+// tree (1 MiB of text, 64 levels, 100,000 values after aliases) and refuses what yaml-cpp lets
+// through silently: duplicate keys, merge keys (<<), tags, NUL bytes, aliases that contain
+// themselves. Nodes are values: a copy is a copy.
 
 #include <memory>
 #include <string>
@@ -13,7 +14,8 @@
 
 namespace trainer::config {
 
-/// A place in a configuration: file, line and column (from 1), or a source without lines ("command line").
+/// A place in a configuration: file, line and column (from 1), or a source without lines ("command
+/// line").
 struct Mark {
   std::shared_ptr<const std::string> source = nullptr;
   int line = 0;
@@ -85,11 +87,13 @@ Node parse_yaml_file(const std::string& path);
 /// YAML text that parse_yaml() reads back as an equal tree.
 std::string to_yaml(const Node& node);
 
-/// Lays `over` on top of `base`: maps are merged key by key, everything else is replaced. A map whose `class_path`
-/// differs replaces the other one whole, since its `init_args` belong to another class.
+/// Lays `over` on top of `base`: maps are merged key by key, everything else is replaced. A map
+/// whose `class_path` differs replaces the other one whole, since its `init_args` belong to another
+/// class.
 void merge(Node& base, const Node& over);
 
-/// Applies `a.b.c=value`, the value being YAML. Throws ConfigError when the text is not of that form.
+/// Applies `a.b.c=value`, the value being YAML. Throws ConfigError when the text is not of that
+/// form.
 void apply_override(Node& root, std::string_view assignment);
 
 }  // namespace trainer::config

@@ -1,6 +1,6 @@
 #pragma once
-// All data of a run in one place: how it is prepared, split and batched. Derive from DataModule, or hand loaders to
-// the Trainer directly.
+// All data of a run in one place: how it is prepared, split and batched. Derive from DataModule, or
+// hand loaders to the Trainer directly.
 
 #include <nlohmann/json.hpp>
 
@@ -28,10 +28,13 @@ class DataModule {
   virtual DataLoader predict_dataloader() { return {}; }
 
   virtual Batch on_before_batch_transfer(Batch batch) { return batch; }
-  virtual Batch transfer_batch_to_device(Batch batch, torch::Device device) { return batch.to(device); }
+  virtual Batch transfer_batch_to_device(Batch batch, torch::Device device) {
+    return batch.to(device);
+  }
   virtual Batch on_after_batch_transfer(Batch batch) { return batch; }
 
-  /// Checksums of the files behind this data, for provenance.json: {"data/digits.csv.gz": "xxh3_128:..."}.
+  /// Checksums of the files behind this data, for provenance.json: {"data/digits.csv.gz":
+  /// "xxh3_128:..."}.
   virtual nlohmann::json checksums() const { return nlohmann::json::object(); }
 
   /// Kept in checkpoints; null means nothing to keep.

@@ -1,5 +1,6 @@
 #pragma once
-// What Module::configure_optimizers() returns: an optimizer, and a schedule of its learning rate if there is one.
+// What Module::configure_optimizers() returns: an optimizer, and a schedule of its learning rate if
+// there is one.
 
 #include <concepts>
 #include <memory>
@@ -26,10 +27,12 @@ struct LRSchedulerConfig {
 ///
 ///   auto optimizer = std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(1e-3));
 ///   auto scheduler = std::make_unique<WarmupCosineLR>(*optimizer, 100, 2000);
-///   return {std::move(optimizer), {.scheduler = std::move(scheduler), .interval = Interval::kStep}};
+///   return {std::move(optimizer), {.scheduler = std::move(scheduler), .interval =
+///   Interval::kStep}};
 struct OptimizerConfig {
   template <std::derived_from<torch::optim::Optimizer> O>
-  OptimizerConfig(std::unique_ptr<O> o, LRSchedulerConfig s = {})  // NOLINT: implicit so that a plain return works
+  OptimizerConfig(std::unique_ptr<O> o,
+                  LRSchedulerConfig s = {})  // NOLINT: implicit so that a plain return works
       : optimizer(std::move(o)), lr_scheduler(std::move(s)) {}
 
   std::unique_ptr<torch::optim::Optimizer> optimizer;

@@ -22,18 +22,12 @@ constexpr size_t kDimBytes = 4;
 
 torch::Dtype dtype_of(const fs::Path& path, uint8_t code) {
   switch (code) {
-    case 0x08:
-      return torch::kUInt8;
-    case 0x09:
-      return torch::kInt8;
-    case 0x0B:
-      return torch::kInt16;
-    case 0x0C:
-      return torch::kInt32;
-    case 0x0D:
-      return torch::kFloat32;
-    case 0x0E:
-      return torch::kFloat64;
+    case 0x08: return torch::kUInt8;
+    case 0x09: return torch::kInt8;
+    case 0x0B: return torch::kInt16;
+    case 0x0C: return torch::kInt32;
+    case 0x0D: return torch::kFloat32;
+    case 0x0E: return torch::kFloat64;
     default:
       fail(path, 2, fmt::format("the type code is 0x{:02x}, not one of 08 09 0b 0c 0d 0e", code));
   }

@@ -85,14 +85,10 @@ void reverse_units(std::byte* data, size_t size_bytes) {
 void swap_byte_order(torch::Tensor& tensor) {
   auto* data = static_cast<std::byte*>(tensor.data_ptr());
   switch (tensor.element_size() / (tensor.is_complex() ? 2 : 1)) {
-    case 2:
-      return reverse_units<2>(data, tensor.nbytes());
-    case 4:
-      return reverse_units<4>(data, tensor.nbytes());
-    case 8:
-      return reverse_units<8>(data, tensor.nbytes());
-    default:
-      return;
+    case 2: return reverse_units<2>(data, tensor.nbytes());
+    case 4: return reverse_units<4>(data, tensor.nbytes());
+    case 8: return reverse_units<8>(data, tensor.nbytes());
+    default: return;
   }
 }
 
