@@ -15,5 +15,7 @@ function(trainer_test source)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
-  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT})
+  # One thread each: ctest runs several side by side, and OpenMP threads that wait for each other spin.
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+                       ENVIRONMENT OMP_NUM_THREADS=1)
 endfunction()

@@ -130,6 +130,7 @@ void FitLoop::run_epoch() {
 /// The whole training step. Forward and backward pass are the closure that the optimizer evaluates,
 /// so that optimizers which evaluate more than once, and overridden optimizer_step()s, work.
 void FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_idx) {
+  in_step_ = true;
   const Batch batch = run_.transfer(std::move(cpu_batch));
   metrics_.enter(MetricCollector::Scope::kTrainBatch, "training_step", batch.size());
   callbacks_.call<&C::on_train_batch_start>(batch, batch_idx);
@@ -177,6 +178,7 @@ void FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_i
   if (progress_.batch_idx == num_batches_) {
     step_lr_scheduler(Interval::kEpoch, progress_.current_epoch + 1);
   }
+  in_step_ = false;
 
   callbacks_.call_acting<&C::on_train_batch_end>(loss, batch, batch_idx);
   module_.on_train_batch_end(loss, batch, batch_idx);

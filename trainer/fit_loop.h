@@ -34,7 +34,7 @@ class FitLoop {
   int64_t num_val_batches() const { return num_val_batches_; }
   bool sanity_checking() const { return sanity_checking_; }
   /// Between two optimizer steps: the state is whole and can be saved.
-  bool at_step_edge() const { return window_.empty(); }
+  bool at_step_edge() const { return window_.empty() && !in_step_; }
   /// Validation runs at the end of this epoch or within it.
   bool validates_in_this_epoch() const;
   /// max_steps or max_epochs is reached.
@@ -86,6 +86,7 @@ class FitLoop {
   bool window_is_fresh_ = false;  // none of them was trained on yet
   double window_weight_ = 0;      // sum of loss_weight() over the whole window
   int64_t validated_at_ = -1;     // batch of this epoch after which validation ran last
+  bool in_step_ = false;          // train_batch() runs and its counters are not advanced yet
   bool epoch_started_ = false;    // on_train_epoch_start was called for current_epoch
   bool epoch_done_ = false;       // current_epoch is finished, the counters do not say so yet
   bool sanity_checking_ = false;

@@ -104,12 +104,7 @@ Trainer::Trainer(TrainerConfig config) : config_(resolved(config)) {
   strategy_->set_device(config_.accelerator.create()->device(/*local_rank=*/0));
   precision_ = std::make_unique<Precision>(config_.precision);
   add_default_callbacks();
-  for (const auto& spec : config_.callbacks) {
-    callbacks_.push_back(spec.create());
-  }
-  for (const auto& spec : config_.logger) {
-    loggers_.push_back(spec.create());
-  }
+  create_callbacks_and_loggers();
 }
 
 Trainer::~Trainer() = default;
@@ -129,7 +124,21 @@ void Trainer::add_default_callbacks() {
   }
 }
 
+void Trainer::create_callbacks_and_loggers() {
+  callbacks_.clear();
+  for (const auto& spec : config_.callbacks) {
+    callbacks_.push_back(spec.create());
+  }
+  loggers_.clear();
+  for (const auto& spec : config_.logger) {
+    loggers_.push_back(spec.create());
+  }
+}
+
 void Trainer::fit(Module& module, DataModule& data, const CkptPath& ckpt_path) {
+  if (progress_.global_step > 0) {
+    create_callbacks_and_loggers();  // what they remember belongs to an earlier run
+  }
   progress_ = {};
   callback_metrics_.clear();
   validation_metrics_.clear();

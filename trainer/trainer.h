@@ -119,6 +119,7 @@ class Trainer {
   void open_run_directory(Stage stage, Run& run, const CheckpointReader* checkpoint);
   void restore(Run& run, const CheckpointReader& checkpoint);
   void add_default_callbacks();
+  void create_callbacks_and_loggers();
   FitLoop& fit_loop() const;
 
   TrainerConfig config_;

@@ -123,8 +123,8 @@ int run(int argc, char** argv) {
       load_config(command.arguments.configs, command.arguments.overrides,
                   command.arguments.plugins);
       console::print(command.help_class.empty()
-                         ? command.app->help() + (is_list ? "" : help_for_stage(stages[i].first)) +
-                               kExitCodes
+                         ? command.app->help("trainer") +
+                               (is_list ? "" : help_for_stage(stages[i].first))
                          : help_for_class(command.help_class));
       return static_cast<int>(ExitCode::kOk);
     }

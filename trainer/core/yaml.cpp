@@ -314,7 +314,7 @@ Node parse_yaml(std::string_view text, const std::string& source) {
     }
     return root;
   } catch (const YAML::Exception& error) {
-    builder.fail(error.mark, error.msg + ".");
+    builder.fail(error.mark, error.msg + ". Check indentation, colons and quotes there.");
   }
 }
 
