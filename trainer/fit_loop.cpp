@@ -155,7 +155,7 @@ void FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_i
     module_.backward(weighted);
     callbacks_.call<&C::on_after_backward>();
     module_.on_after_backward();
-    return loss.detach();
+    return loss.variable_data();  // detached, without a trip through the dispatcher
   };
   auto evaluate_for_step = [&] {
     auto loss = evaluate();

@@ -162,8 +162,7 @@ TEST(Read, ChecksRules) {
   EXPECT_EQ(error_of<Outer>("{hidden: 0}"), "c.yaml:1:10: hidden: is '0': must be at least 1.");
   EXPECT_EQ(error_of<Outer>("{ratio: 1.5}"),
             "c.yaml:1:9: ratio: is '1.5': must lie between 0.0 and 1.0.");
-  EXPECT_EQ(error_of<Outer>("{mode: mid}"),
-            "c.yaml:1:8: mode: is 'mid': choose one of: min, max.");
+  EXPECT_EQ(error_of<Outer>("{mode: mid}"), "c.yaml:1:8: mode: is 'mid': choose one of: min, max.");
   EXPECT_EQ(error_of<Outer>("{limit: -2}"), "c.yaml:1:9: limit: is '-2': must be at least -1.");
   EXPECT_FALSE(read_from<Outer>("{limit: null}").limit.has_value());
   EXPECT_EQ(error_of<Outer>("{batches: -0.5}"),
@@ -214,8 +213,9 @@ TEST(Write, IsReadBackWithoutLoss) {
 }
 
 TEST(Write, KeepsEveryText) {
-  for (const std::string text : {"", "~", "null", "Null", "NULL", "true", "1", "1.0", ".nan", "010",
-                                 "a: b", "- a", "#", "a\nb", " a ", "'", "\"", "\\n", "{", "*x"}) {
+  for (const std::string text :
+       {"",     "~",   "null", "Null", "NULL", "true", "1",  "1.0", ".nan", "010",
+        "a: b", "- a", "#",    "a\nb", " a ",  "'",    "\"", "\\n", "{",    "*x"}) {
     const std::string yaml = to_yaml(write(std::vector<std::string>{text}));
     EXPECT_EQ(read_from<std::vector<std::string>>(yaml), std::vector<std::string>{text}) << yaml;
   }
@@ -229,9 +229,9 @@ TEST(DidYouMean, SuggestsOnlyWhatIsAlike) {
 
 TEST(Describe, TellsTypesRulesAndDefaults) {
   const auto fields = describe<Outer>();
-  const std::vector<std::string> types = {"int",          "bool", "float", "string", "int or null",
-                                          "map of float", "int or float",  "int",    "Inner",
-                                          "any"};
+  const std::vector<std::string> types = {"int",         "bool",         "float",        "string",
+                                          "int or null", "map of float", "int or float", "int",
+                                          "Inner",       "any"};
   ASSERT_EQ(fields.size(), types.size());
   for (size_t i = 0; i < types.size(); ++i) {
     EXPECT_EQ(fields[i].type, types[i]) << fields[i].name;
@@ -243,11 +243,11 @@ TEST(Describe, TellsTypesRulesAndDefaults) {
 }
 
 TEST(JsonSchema, DescribesAStruct) {
-  EXPECT_EQ(json_schema(describe<Strict>()), nlohmann::json::parse(R"({
+  EXPECT_EQ(json_schema(describe<Strict>()), nlohmann::json::parse(R"json({
     "type": "object", "additionalProperties": false, "required": ["name"],
     "properties": {"name": {"type": "string", "description": "Who it is. (required)"},
                    "low": {"type": "integer", "description": "Lower end."},
-                   "high": {"type": "integer", "description": "Upper end."}}})"));
+                   "high": {"type": "integer", "description": "Upper end."}}})json"));
   const auto inner = json_schema(describe<Outer>()).at("properties").at("inner");
   EXPECT_EQ(inner.at("type"), "object");
   EXPECT_EQ(inner.at("properties").at("lr").at("type"), "number");

@@ -34,7 +34,8 @@ std::string nested_lists(size_t depth, const std::string& inside = "") {
 }
 
 TEST(ParseYaml, TellsKindsApart) {
-  const Node root = parse("a: 1\nb: \"1\"\nc: [x, {y: z}]\nd:\ne: ~\nf: null\ng: 'null'\nh: |\n  t\n");
+  const Node root =
+      parse("a: 1\nb: \"1\"\nc: [x, {y: z}]\nd:\ne: ~\nf: null\ng: 'null'\nh: |\n  t\n");
   ASSERT_TRUE(root.is_map());
   EXPECT_FALSE(root.find("a")->quoted());
   EXPECT_TRUE(root.find("b")->quoted());
@@ -127,8 +128,9 @@ TEST(ParseYamlFile, SaysWhatItCannotRead) {
   const TempDir dir;
   const std::string path = dir / "none.yaml";
   EXPECT_EQ(thrown<ConfigError>([&] { parse_yaml_file(path); }),
-            path + ": cannot read: No such file or directory.\n  Check the path; relative paths "
-                   "start at the current folder.");
+            path +
+                ": cannot read: No such file or directory.\n  Check the path; relative paths "
+                "start at the current folder.");
   test::write_file(path, "a: [1]\n");
   EXPECT_EQ(parse_yaml_file(path).find("a")->mark.str(), path + ":1:4");
 }
@@ -166,8 +168,8 @@ class RandomTrees {
   uint64_t pick(uint64_t n) { return random_() % n; }
   std::string text() {
     static const std::vector<std::string> kPieces = {
-        "a", " ", ":", "#", "- ", "\n", "\"", "'", "\\", "{", "]", ",", "*", "&",
-        "!", "%", "@", "`", "null", "~", "1", "\t", "\xc3\xa9", "? ", "|", ">", "---"};
+        "a", " ", ":", "#", "- ",   "\n", "\"", "'",  "\\",       "{",  "]", ",", "*",  "&",
+        "!", "%", "@", "`", "null", "~",  "1",  "\t", "\xc3\xa9", "? ", "|", ">", "---"};
     std::string all;
     for (uint64_t i = pick(5); i > 0; --i) {
       all += kPieces[pick(kPieces.size())];
@@ -243,9 +245,8 @@ TEST(ApplyOverride, RefusesWhatIsNoAssignment) {
     EXPECT_EQ(thrown<ConfigError>([&] { apply_override(root, text); }),
               "command line: '" + text + "' is no override. Write key.path=value.");
   }
-  EXPECT_EQ(
-      thrown<ConfigError>([&] { apply_override(root, "a.b=!x 1"); }),
-      "command line, a.b:1:1: the tag '!x' is not allowed. Write the plain value.");
+  EXPECT_EQ(thrown<ConfigError>([&] { apply_override(root, "a.b=!x 1"); }),
+            "command line, a.b:1:1: the tag '!x' is not allowed. Write the plain value.");
 }
 
 }  // namespace

@@ -56,12 +56,13 @@ const std::vector<std::string>& Batch::names() const {
   return names_ ? *names_ : kNone;
 }
 
-Batch Batch::to(torch::Device device) const {
-  Batch result = *this;
-  for (auto& tensor : result.tensors_) {
-    tensor = tensor.to(device, /*non_blocking=*/true);
+Batch Batch::to(torch::Device device) && {
+  for (auto& tensor : tensors_) {
+    if (tensor.device() != device) {  // else not even a trip through the dispatcher
+      tensor = tensor.to(device, /*non_blocking=*/true);
+    }
   }
-  return result;
+  return std::move(*this);
 }
 
 void Batch::throw_wrong_count(size_t expected) const {

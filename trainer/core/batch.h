@@ -51,7 +51,8 @@ class Batch {
   const std::vector<std::string>& names() const;
 
   /// The same batch with every tensor on `device`; tensors already there are shared, not copied.
-  Batch to(torch::Device device) const;
+  Batch to(torch::Device device) const& { return Batch(*this).to(device); }
+  Batch to(torch::Device device) &&;
 
  private:
   [[noreturn]] void throw_wrong_count(size_t expected) const;

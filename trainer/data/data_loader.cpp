@@ -52,10 +52,35 @@ struct DataLoader::Impl {
         dataset(checked(std::move(dataset_in), options)),
         size(dataset->size()),
         num_batches(size / options.batch_size +
-                    (!options.drop_last && size % options.batch_size > 0)),
-        // More than one epoch's batches, and more threads than batches, could never be used.
-        prefetcher(std::min({options.num_workers, options.prefetch, num_batches}),
-                   std::min(options.prefetch, num_batches)) {}
+                    (!options.drop_last && size % options.batch_size > 0)) {}
+
+  /// Many small batches ahead, so that waking a thread costs little for each; few large ones.
+  int64_t default_prefetch() const {
+    constexpr uint64_t kBytes = uint64_t{16} << 20;
+    uint64_t sample_bytes = 1;
+    try {
+      const int64_t first = 0;
+      const Batch sample = dataset->get_batch({&first, 1});
+      for (const auto& tensor : sample.tensors()) {
+        sample_bytes += tensor.nbytes();
+      }
+    } catch (const std::exception&) {
+      return 2;  // the batch that has this sample reports the error when it is asked for
+    }
+    const uint64_t fitting = kBytes / sample_bytes / static_cast<uint64_t>(options.batch_size);
+    return static_cast<int64_t>(std::clamp<uint64_t>(fitting, 2, 64));
+  }
+
+  /// Made at the first start(): until then no sample is touched.
+  Prefetcher& prefetcher() {
+    if (!threads) {
+      const int64_t wanted = options.prefetch ? *options.prefetch : default_prefetch();
+      // More than one epoch's batches, and more threads than batches, could never be used.
+      const int64_t capacity = std::min(wanted, num_batches);
+      threads.emplace(std::min(options.num_workers, capacity), capacity);
+    }
+    return *threads;
+  }
 
   int64_t num_samples(int64_t batch_idx) const {
     return std::min(options.batch_size, size - batch_idx * options.batch_size);
@@ -77,7 +102,7 @@ struct DataLoader::Impl {
   const int64_t size;
   const int64_t num_batches;
   bool started = false;
-  Prefetcher prefetcher;  // last: its threads use the rest
+  std::optional<Prefetcher> threads;  // last: they use the rest
 };
 
 DataLoader::DataLoader() = default;
@@ -123,8 +148,9 @@ void DataLoader::start(int64_t epoch, int64_t first_batch, int64_t num_batches) 
   }
   const int64_t left = size() - first_batch;
   const int64_t count = num_batches < 0 ? left : std::min(num_batches, left);
-  self.prefetcher.start([&self, order](int64_t batch_idx) { return self.fetch(batch_idx, order); },
-                        first_batch, first_batch + count);
+  self.prefetcher().start(
+      [&self, order](int64_t batch_idx) { return self.fetch(batch_idx, order); }, first_batch,
+      first_batch + count);
   self.started = true;
 }
 
@@ -132,9 +158,13 @@ std::optional<Batch> DataLoader::next() {
   if (!impl().started) {
     throw UsageError("DataLoader: next() before start(). Call start(epoch) for each epoch.");
   }
-  return impl_->prefetcher.next();
+  return impl_->prefetcher().next();
 }
 
-void DataLoader::stop() { impl().prefetcher.stop(); }
+void DataLoader::stop() {
+  if (impl().started) {
+    impl().prefetcher().stop();
+  }
+}
 
 }  // namespace trainer

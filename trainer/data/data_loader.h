@@ -21,7 +21,7 @@ struct DataLoaderOptions {
   bool shuffle = false;
   bool drop_last = false;
   int64_t num_workers = 1;
-  int64_t prefetch = 8;
+  std::optional<int64_t> prefetch = std::nullopt;
   std::optional<uint64_t> seed = std::nullopt;
 
   static constexpr auto fields() {
@@ -35,7 +35,8 @@ struct DataLoaderOptions {
             "Threads that fetch batches ahead; 0 fetches in the calling thread. The batches are "
             "the same for any number.",
             at_least(0)),
-        field<&DataLoaderOptions::prefetch>("Batches held ready at most.", at_least(1)),
+        field<&DataLoaderOptions::prefetch>(
+            "Batches held ready at most; unset: as many as fit 16 MiB, 2 to 64.", at_least(1)),
         field<&DataLoaderOptions::seed>("Seed of the order; unset: the run's seed.")};
   }
 };

@@ -29,7 +29,7 @@ class DataModule {
 
   virtual Batch on_before_batch_transfer(Batch batch) { return batch; }
   virtual Batch transfer_batch_to_device(Batch batch, torch::Device device) {
-    return batch.to(device);
+    return std::move(batch).to(device);
   }
   virtual Batch on_after_batch_transfer(Batch batch) { return batch; }
 

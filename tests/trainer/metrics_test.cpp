@@ -1,0 +1,201 @@
+#include <trainer/metrics.h>
+
+#include <cmath>
+#include <limits>
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <torch/torch.h>
+
+#include <strategies/single_device.h>
+#include <trainer/core/error.h>
+
+#include <tests/support/thrown.h>
+
+namespace trainer {
+namespace {
+
+using test::thrown;
+using Scope = MetricCollector::Scope;
+using Values = std::map<std::string, double>;
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+Values of(const Metrics& metrics) { return {metrics.begin(), metrics.end()}; }
+
+Values epoch_of(MetricCollector& metrics) {
+  SingleDevice strategy;
+  Values values;
+  for (const auto& value : metrics.reduce_epoch(strategy)) {
+    values[value.name] = value.value;
+  }
+  return values;
+}
+
+TEST(MetricCollector, LogsTheStepInTrainingAndTheEpochElsewhere) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kTrainBatch, "training_step", 4);
+  metrics.log("loss", 1.5, {});
+  EXPECT_EQ(of(metrics.step_metrics()), (Values{{"loss", 1.5}}));
+  EXPECT_TRUE(epoch_of(metrics).empty());
+  for (const auto scope : {Scope::kEvalBatch, Scope::kEpoch}) {
+    MetricCollector other;
+    other.enter(scope, "a hook", 4);
+    other.log("loss", 1.5, {});
+    EXPECT_TRUE(other.step_metrics().empty());
+    EXPECT_EQ(epoch_of(other), (Values{{"loss", 1.5}}));
+  }
+}
+
+TEST(MetricCollector, NamesStepAndEpochWhereBothAreLogged) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kTrainBatch, "training_step", 1);
+  metrics.log("loss", 1.0, {.on_epoch = true, .prog_bar = true});
+  metrics.log("loss", 3.0, {.on_epoch = true, .prog_bar = true});
+  metrics.log("hidden", 7.0, {.logger = false});
+  EXPECT_EQ(of(metrics.step_metrics()), (Values{{"loss_step", 3.0}}));
+  EXPECT_EQ(of(metrics.progress_bar_metrics()), (Values{{"loss_step", 3.0}}));
+  EXPECT_EQ(of(metrics.fresh_values()),
+            (Values{{"loss", 3.0}, {"loss_step", 3.0}, {"hidden", 7.0}}));
+  EXPECT_EQ(epoch_of(metrics), (Values{{"loss_epoch", 2.0}}));
+  SingleDevice strategy;
+  EXPECT_EQ(metrics.reduce_epoch(strategy).at(0).plain_name, "loss");
+}
+
+TEST(MetricCollector, WeightsMeansBySamples) {
+  MetricCollector metrics;
+  // Quarters of small numbers: every sum is exact, so the mean is the rounded quotient.
+  double sum = 0;
+  double weight = 0;
+  for (int64_t batch = 1; batch <= 100; ++batch) {
+    const double value = 0.25 * static_cast<double>(batch % 13);
+    const int64_t samples = batch % 7 + 1;
+    metrics.enter(Scope::kEvalBatch, "validation_step", samples);
+    metrics.log("mean", torch::tensor(value), {});
+    metrics.log("weighted", value, {.batch_size = 3});
+    metrics.log("sum", value, {.reduce_fx = ReduceFx::kSum});
+    sum += value * static_cast<double>(samples);
+    weight += static_cast<double>(samples);
+  }
+  const auto values = epoch_of(metrics);
+  EXPECT_EQ(values.at("mean"), sum / weight);
+  EXPECT_EQ(values.at("sum") / 100, values.at("weighted"));
+}
+
+TEST(MetricCollector, ReducesByMinimumMaximumAndSum) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kEvalBatch, "validation_step", 5);
+  for (const double value : {2.0, -3.0, 1.0}) {
+    metrics.log("min", value, {.reduce_fx = ReduceFx::kMin});
+    metrics.log("max", torch::tensor(value, torch::kFloat64), {.reduce_fx = ReduceFx::kMax});
+    metrics.log("sum", torch::tensor({static_cast<int64_t>(value)}), {.reduce_fx = ReduceFx::kSum});
+  }
+  EXPECT_EQ(epoch_of(metrics), (Values{{"min", -3.0}, {"max", 2.0}, {"sum", 0.0}}));
+}
+
+TEST(MetricCollector, LetsNoReductionHideANaN) {
+  for (const auto fx : {ReduceFx::kMean, ReduceFx::kSum, ReduceFx::kMin, ReduceFx::kMax}) {
+    for (size_t at = 0; at < 3; ++at) {
+      MetricCollector metrics;
+      metrics.enter(Scope::kEvalBatch, "validation_step", 1);
+      for (size_t i = 0; i < 3; ++i) {
+        metrics.log("x", i == at ? std::nan("") : 1.0, {.reduce_fx = fx});
+      }
+      EXPECT_TRUE(std::isnan(epoch_of(metrics).at("x"))) << static_cast<int>(fx) << " at " << at;
+    }
+  }
+}
+
+TEST(MetricCollector, BeginsEachEpochAnew) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kEvalBatch, "validation_step", 1);
+  EXPECT_FALSE(metrics.has_epoch_values());
+  metrics.log("x", 1.0, {});
+  metrics.log("low", 1.0, {.reduce_fx = ReduceFx::kMin});
+  EXPECT_TRUE(metrics.has_epoch_values());
+  metrics.reset_epoch();
+  EXPECT_FALSE(metrics.has_epoch_values());
+  EXPECT_TRUE(epoch_of(metrics).empty());
+  EXPECT_TRUE(metrics.fresh_values().empty());
+  metrics.log("low", 2.0, {.reduce_fx = ReduceFx::kMin});
+  EXPECT_EQ(epoch_of(metrics), (Values{{"low", 2.0}}));
+}
+
+TEST(MetricCollector, RefusesANameWithOtherOptions) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kTrainBatch, "training_step", 1);
+  metrics.log("x", 1.0, {});
+  metrics.log("x", 1.0, {.on_step = true, .on_epoch = false, .batch_size = 9});  // means the same
+  const std::string expected =
+      "log('x') in on_train_epoch_end: logged before with other options (on_step, on_epoch, "
+      "prog_bar, logger or reduce_fx). Use one set of options for a name, or two names.";
+  metrics.enter(Scope::kEpoch, "on_train_epoch_end");
+  EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", 1.0, {}); }), expected);
+  metrics.enter(Scope::kTrainBatch, "training_step", 1);
+  for (const LogOptions& options :
+       {LogOptions{.on_epoch = true}, LogOptions{.prog_bar = true}, LogOptions{.logger = false},
+        LogOptions{.reduce_fx = ReduceFx::kMax}}) {
+    EXPECT_THROW(metrics.log("x", 1.0, options), UsageError);
+  }
+}
+
+TEST(MetricCollector, TakesOneNumberOnly) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kTrainBatch, "training_step", 1);
+  EXPECT_EQ(thrown<UsageError>([&] {
+              metrics.log("x", torch::zeros({2, 3}), {});
+            }),
+            "log('x') in training_step: the value is a tensor of shape [2, 3], not one number. Log "
+            "value.mean(), say.");
+  EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", torch::Tensor(), {}); }),
+            "log('x') in training_step: the value is an undefined tensor, not one number. Log "
+            "value.mean(), say.");
+  metrics.log("one", torch::full({1, 1}, 2.0, torch::kBFloat16), {});
+  EXPECT_EQ(of(metrics.step_metrics()), (Values{{"one", 2.0}}));
+}
+
+TEST(MetricCollector, RefusesHooksThatCannotLog) {
+  MetricCollector metrics;
+  EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", 1.0, {}); }),
+            "log('x'): cannot log in outside of a run. Log in training_step, validation_step, "
+            "test_step or an epoch hook.");
+  metrics.enter(Scope::kForbidden, "on_train_end");
+  EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", torch::zeros({}), {}); }),
+            "log('x'): cannot log in on_train_end. Log in training_step, validation_step, "
+            "test_step or an epoch hook.");
+  metrics.enter(Scope::kEpoch, "on_train_epoch_end");
+  EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", 1.0, {.on_step = true}); }),
+            "log('x'): on_step=true in on_train_epoch_end, which runs once an epoch. Leave on_step "
+            "out.");
+}
+
+TEST(MetricCollector, GoesOnFromItsState) {
+  MetricCollector metrics;
+  const auto log_some = [](MetricCollector& to, double value) {
+    to.enter(Scope::kTrainBatch, "training_step", 3);
+    to.log("mean", value, {.on_epoch = true});
+    to.log("nan", std::nan(""), {.on_epoch = true});
+    to.log("inf", -kInf, {.on_epoch = true, .reduce_fx = ReduceFx::kSum});
+    to.log("low", value, {.on_epoch = true, .logger = false, .reduce_fx = ReduceFx::kMin});
+    to.log("third", value / 3, {.prog_bar = true});
+  };
+  log_some(metrics, 1.0 / 7);
+  MetricCollector resumed;
+  resumed.load_state_dict(nlohmann::json::parse(metrics.state_dict().dump()));
+  EXPECT_EQ(resumed.state_dict(), metrics.state_dict());
+  for (auto* collector : {&metrics, &resumed}) {
+    log_some(*collector, -2.0 / 7);
+    collector->log("new", 1.0, {});
+  }
+  EXPECT_EQ(resumed.state_dict(), metrics.state_dict());
+  const auto values = epoch_of(resumed);
+  EXPECT_EQ(values.at("mean_epoch"), epoch_of(metrics).at("mean_epoch"));
+  EXPECT_TRUE(std::isnan(values.at("nan_epoch")));
+  EXPECT_EQ(values.at("inf_epoch"), -kInf);
+  EXPECT_EQ(values.at("low_epoch"), -2.0 / 7);
+  EXPECT_EQ(testing::PrintToString(resumed.step_metrics()),  // NaN is never equal to itself
+            testing::PrintToString(metrics.step_metrics()));
+}
+
+}  // namespace
+}  // namespace trainer

@@ -1,0 +1,166 @@
+#include <trainer/run_directory.h>
+
+#include <gtest/gtest.h>
+
+#include <trainer/checkpoint/checkpoint.h>
+#include <trainer/core/error.h>
+
+#include <tests/support/temp_dir.h>
+#include <tests/support/thrown.h>
+
+namespace trainer {
+namespace {
+
+using test::TempDir;
+using test::thrown;
+using test::write_file;
+
+/// A complete checkpoint with nothing in it.
+fs::Path make_checkpoint(const fs::Path& run, const std::string& name, int64_t step,
+                         const std::string& module = "Lit") {
+  fs::create_directories(run / "checkpoints");
+  CheckpointWriter(run / "checkpoints" / name).commit({{"module", module}, {"global_step", step}});
+  return run / "checkpoints" / name;
+}
+
+TEST(CreateNext, CountsOnFromTheHighestVersion) {
+  const TempDir dir;
+  const fs::Path root = dir / "a" / "runs";
+  EXPECT_EQ(RunDirectory::create_next(root).path(), root / "version_0");
+  EXPECT_EQ(RunDirectory::create_next(root).path(), root / "version_1");
+  for (const char* name : {"version_9", "version_10", "version_", "version_x", "version_-3",
+                           "version_12x", "Version_99", "version_99999999999999999999"}) {
+    std::filesystem::create_directory(root / name);
+  }
+  EXPECT_EQ(RunDirectory::create_next(root).path(), root / "version_11");
+  EXPECT_TRUE(std::filesystem::is_directory(root / "version_11"));
+}
+
+TEST(CreateNext, SaysWhereItCannotWrite) {
+  const TempDir dir;
+  write_file(dir / "runs", "");
+  EXPECT_EQ(thrown<IoError>([&] { RunDirectory::create_next(dir / "runs"); }),
+            (dir / "runs").string() +
+                ": cannot create this folder: Not a directory.\n  A part of "
+                "the path is a file, not a folder.");
+}
+
+TEST(Containing, FindsTheRunOfACheckpoint) {
+  const auto run_of = [](const fs::Path& path) {
+    const auto run = RunDirectory::containing(path);
+    return run ? run->path().string() : "none";
+  };
+  EXPECT_EQ(run_of("runs/version_3/checkpoints/a.ckpt"), "runs/version_3");
+  EXPECT_EQ(run_of("runs/version_3/checkpoints/a.ckpt/"), "runs/version_3");
+  EXPECT_EQ(run_of("/x/checkpoints/a.ckpt"), "/x");
+  EXPECT_EQ(run_of("runs/version_3/a.ckpt"), "none");
+  EXPECT_EQ(run_of("a.ckpt"), "none");
+  const TempDir dir;
+  std::filesystem::create_directories(dir / "run" / "checkpoints");
+  const test::WorkingDirectory here(dir / "run" / "checkpoints");
+  EXPECT_EQ(run_of("a.ckpt"), std::filesystem::canonical(dir / "run").string());
+}
+
+TEST(Newest, IsTheLastRunWithACheckpointOfTheClass) {
+  const TempDir dir;
+  EXPECT_FALSE(RunDirectory::newest(dir / "none", "Lit").has_value());
+  make_checkpoint(dir / "version_2", "a.ckpt", 1);
+  make_checkpoint(dir / "version_10", "a.ckpt", 1);
+  make_checkpoint(dir / "version_11", "a.ckpt", 1, "Other");
+  std::filesystem::create_directories(dir / "version_12" / "checkpoints" / "a.ckpt");
+  EXPECT_EQ(RunDirectory::newest(dir.path(), "Lit")->path(), dir / "version_10");
+  EXPECT_EQ(RunDirectory::newest(dir.path(), "Other")->path(), dir / "version_11");
+  EXPECT_FALSE(RunDirectory::newest(dir.path(), "Third").has_value());
+}
+
+TEST(Pointers, NameACheckpointBesideThem) {
+  const TempDir dir;
+  const RunDirectory run(dir / "run");
+  EXPECT_FALSE(run.last().has_value());
+  const auto small = make_checkpoint(run.path(), "small.ckpt", 1);
+  const auto large = make_checkpoint(run.path(), "large.ckpt", 20);
+  EXPECT_EQ(run.last(), large) << "without a pointer it is the one with the most steps";
+  EXPECT_FALSE(run.best().has_value());
+  run.point("last", "small.ckpt");
+  run.point("best", "large.ckpt");
+  EXPECT_EQ(test::read_file(run.checkpoints() / "last"), "small.ckpt\n");
+  EXPECT_EQ(run.last(), small);
+  EXPECT_EQ(run.best(), large);
+}
+
+TEST(Pointers, ThatAreBrokenFallBackToTheMostSteps) {
+  const TempDir dir;
+  const RunDirectory run(dir / "run");
+  make_checkpoint(run.path(), "small.ckpt", 1);
+  const auto large = make_checkpoint(run.path(), "large.ckpt", 20);
+  make_checkpoint(run.path(), "cut.ckpt", 99);
+  std::filesystem::remove(run.checkpoints() / "cut.ckpt" / "manifest.json");
+  make_checkpoint(run.path(), "unfinished.ckpt.tmp-12", 98);
+  make_checkpoint(dir / "other", "a.ckpt", 97);
+  for (const std::string content :
+       {"", "\n", "gone.ckpt", "cut.ckpt", "../../other/checkpoints/a.ckpt", "..", "\xff\n",
+        "large.ckpt small.ckpt"}) {
+    write_file(run.checkpoints() / "last", content);
+    write_file(run.checkpoints() / "best", content);
+    EXPECT_EQ(run.last(), large) << content;
+    EXPECT_FALSE(run.best().has_value()) << content;
+  }
+}
+
+TEST(Pointers, ThatAreFarTooLongAreBrokenToo) {
+  const TempDir dir;
+  const RunDirectory run(dir / "run");
+  const auto checkpoint = make_checkpoint(run.path(), "a.ckpt", 1);
+  for (const size_t size : {300, 5000}) {
+    write_file(run.checkpoints() / "last", std::string(size, 'x'));
+    std::optional<fs::Path> last;
+    EXPECT_NO_THROW(last = run.last()) << size;
+    EXPECT_EQ(last, checkpoint) << size;
+  }
+}
+
+TEST(Last, PassesOverAManifestWithValuesOfAnotherType) {
+  const TempDir dir;
+  const RunDirectory run(dir / "version_0");
+  const auto good = make_checkpoint(run.path(), "good.ckpt", 1);
+  make_checkpoint(run.path(), "bad.ckpt", 2);
+  for (const char* manifest :
+       {R"({"schema": "1", "files": {}, "about": {}})",
+        R"({"schema": 1, "files": {}, "about": {"module": 5, "global_step": "x"}})"}) {
+    write_file(run.checkpoints() / "bad.ckpt" / "manifest.json", manifest);
+    std::optional<fs::Path> last;
+    EXPECT_NO_THROW(last = run.last()) << manifest;
+    EXPECT_EQ(last, good) << manifest;
+    EXPECT_NO_THROW(RunDirectory::newest(dir.path(), "Lit")) << manifest;
+  }
+}
+
+TEST(ResolveCheckpoint, TakesAPathAsItIs) {
+  EXPECT_EQ(resolve_checkpoint("some/where.ckpt", {}, "runs", "Lit"), "some/where.ckpt");
+}
+
+TEST(ResolveCheckpoint, LooksInTheGivenRunElseInTheNewest) {
+  const TempDir dir;
+  const auto old = make_checkpoint(dir / "version_0", "old.ckpt", 5);
+  const auto newer = make_checkpoint(dir / "version_1", "new.ckpt", 1);
+  RunDirectory(dir / "version_1").point("best", "new.ckpt");
+  EXPECT_EQ(resolve_checkpoint("last", {}, dir.path(), "Lit"), newer);
+  EXPECT_EQ(resolve_checkpoint("best", {}, dir.path(), "Lit"), newer);
+  EXPECT_EQ(resolve_checkpoint("last", dir / "version_0", dir.path(), "Lit"), old);
+}
+
+TEST(ResolveCheckpoint, SaysWhereItLookedInVain) {
+  const TempDir dir;
+  EXPECT_EQ(thrown<DataError>([&] { resolve_checkpoint("last", {}, dir / "runs", "Lit"); }),
+            "--ckpt_path=last: no run below " + (dir / "runs").string() +
+                " has a checkpoint of Lit.\n  Train first, or give the run by --run or the "
+                "checkpoint by its path.");
+  make_checkpoint(dir / "version_0", "a.ckpt", 5);
+  EXPECT_EQ(
+      thrown<DataError>([&] { resolve_checkpoint("best", dir / "version_0", dir.path(), "Lit"); }),
+      "--ckpt_path=best: " + (dir / "version_0").string() +
+          " has no such checkpoint.\n  Try --ckpt_path=last, or give a path.");
+}
+
+}  // namespace
+}  // namespace trainer

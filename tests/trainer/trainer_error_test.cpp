@@ -1,0 +1,226 @@
+// What the Trainer does when something goes wrong: with the loss, the data, or code of the user.
+
+#include <limits>
+
+#include <gtest/gtest.h>
+
+#include <tests/support/temp_dir.h>
+#include <tests/support/thrown.h>
+#include <tests/support/toy.h>
+
+namespace trainer::test {
+namespace {
+
+/// Its loss is what a test makes of the input.
+class AnyLoss : public Module {
+ public:
+  explicit AnyLoss(std::function<torch::Tensor(const torch::Tensor&)> loss)
+      : loss_(std::move(loss)), weight_(register_parameter("weight", torch::ones({1}))) {}
+  torch::Tensor training_step(const Batch& batch, int64_t) override {
+    return loss_(weight_ * batch[size_t{0}]);
+  }
+  OptimizerConfig configure_optimizers() override {
+    return std::make_unique<torch::optim::SGD>(parameters(), torch::optim::SGDOptions(0.1));
+  }
+
+ private:
+  std::function<torch::Tensor(const torch::Tensor&)> loss_;
+  torch::Tensor weight_;
+};
+
+DataLoader load(const torch::Tensor& x) {
+  return {std::make_shared<TensorDataset>(std::vector<torch::Tensor>{x}), {.batch_size = 4}};
+}
+
+template <class E>
+std::string fit_error(const std::function<torch::Tensor(const torch::Tensor&)>& loss,
+                      const torch::Tensor& x = torch::ones({8, 2})) {
+  AnyLoss module(loss);
+  TrainerConfig config = quiet();
+  config.max_epochs = 1;
+  Trainer trainer(config);
+  return thrown<E>([&] { trainer.fit(module, load(x)); });
+}
+
+const std::string kResume =
+    "\n  The checkpoints of this run are untouched: resume with --ckpt_path=last and a lower "
+    "learning rate or gradient_clip_val, or set trainer.check_finite_loss=false to go on "
+    "regardless.";
+
+TEST(NonFiniteLoss, NamesTheTensorAndTheSample) {
+  auto x = torch::ones({12, 2});
+  x[6][1] = std::numeric_limits<float>::quiet_NaN();
+  x[7][0] = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(fit_error<NonFiniteError>([](const auto& y) { return y.mean(); }, x),
+            "the loss is NaN at epoch 0, batch 1, after 1 optimizer steps. Tensor 0 of the batch "
+            "has NaN or infinite values in 2 of 4 samples, the first is sample 2: clean the data." +
+                kResume);
+}
+
+TEST(NonFiniteLoss, OfFiniteDataIsReportedToo) {
+  EXPECT_EQ(fit_error<NonFiniteError>([](const auto& y) { return y.mean() / 0; }),
+            "the loss is infinite at epoch 0, batch 0, after 0 optimizer steps. The batch itself "
+            "is finite." +
+                kResume);
+}
+
+TEST(NonFiniteLoss, IsLetThroughWhereTheCheckIsOff) {
+  AnyLoss module([](const auto& y) { return y.mean() / 0; });
+  TrainerConfig config = quiet();
+  config.max_steps = 2;
+  config.check_finite_loss = false;
+  Trainer trainer(config);
+  trainer.fit(module, load(torch::ones({8, 2})));
+  EXPECT_EQ(trainer.progress().global_step, 2);
+}
+
+TEST(Loss, MustBeOneElementThatDependsOnAParameter) {
+  EXPECT_EQ(fit_error<UsageError>([](const auto& y) { return y; }),
+            "AnyLoss::training_step() returned a tensor of shape [4, 2], not a loss of one "
+            "element. Return loss.mean(), say.");
+  EXPECT_EQ(fit_error<UsageError>([](const auto&) { return torch::Tensor(); }),
+            "AnyLoss::training_step() returned an undefined tensor, not a loss of one element. "
+            "Return loss.mean(), say.");
+  EXPECT_EQ(fit_error<UsageError>([](const auto& y) { return y.mean().detach(); }),
+            "AnyLoss::training_step() returned a loss that does not depend on any parameter. "
+            "Compute it from the module's layers, without detach() or NoGradGuard.");
+  EXPECT_NE(fit_error<UsageError>([](const auto& y) {
+              const torch::NoGradGuard no_grad;
+              return y.mean() * 2;
+            }),
+            "");
+}
+
+class NoData : public DataModule {};
+
+TEST(Data, ThatIsMissingIsAnError) {
+  ToyModule module;
+  NoData data;
+  Trainer trainer(quiet());
+  EXPECT_EQ(thrown<DataError>([&] { trainer.fit(module, data); }),
+            "fit: the data module has no train_dataloader(). Override it.");
+  EXPECT_EQ(thrown<DataError>([&] { trainer.validate(module, data); }),
+            "validate: the data module has no val_dataloader(). Override it.");
+  EXPECT_EQ(thrown<DataError>([&] { trainer.test(module, data); }),
+            "test: the data module has no test_dataloader(). Override it.");
+  EXPECT_EQ(thrown<DataError>([&] { trainer.predict(module, data); }),
+            "predict: the data module has no predict_dataloader(). Override it.");
+}
+
+TEST(Data, OfWhichALimitLeavesNothingIsAnError) {
+  ToyModule module;
+  ToyData data(8, 4);
+  TrainerConfig config = quiet();
+  config.limit_train_batches = int64_t{0};
+  EXPECT_EQ(thrown<DataError>([&] { Trainer(config).fit(module, data); }),
+            "fit: there is no training batch (8 samples, batch_size 4, drop_last false). Give more "
+            "data or a smaller batch size.");
+  config.limit_train_batches = 0.1;
+  EXPECT_EQ(thrown<ConfigError>([&] { Trainer(config).fit(module, data); }),
+            "trainer.limit_train_batches: 0.1 of 2 batches is less than one. Write 1 for one "
+            "batch, or a larger fraction.");
+}
+
+TEST(Settings, AreCheckedWhenTheTrainerIsMade) {
+  TrainerConfig config = quiet();
+  config.limit_val_batches = 1.5;
+  EXPECT_EQ(thrown<ConfigError>([&] { Trainer{config}; }),
+            "in code: trainer: limit_val_batches is 1.5, a fraction above 1. Write 2 for that many "
+            "batches, or 1.0 for all.");
+  config = quiet();
+  config.accumulate_grad_batches = 0;
+  config.precision = "bf16";
+  EXPECT_EQ(thrown<ConfigError>([&] { Trainer{config}; }),
+            "in code: trainer.precision: is 'bf16': choose one of: 32-true, bf16-mixed.\n"
+            "in code: trainer.accumulate_grad_batches: is '0': must be at least 1.");
+}
+
+std::vector<std::string>& events() {
+  static std::vector<std::string> all;
+  return all;
+}
+
+class Watcher : public Callback {
+ public:
+  void on_exception(Trainer&, Module&, const std::exception& error) override {
+    events().push_back(std::string("on_exception ") + error.what());
+  }
+  void on_train_batch_end(Trainer&, Module& module, const torch::Tensor&, const Batch&,
+                          int64_t) override;
+};
+
+class Recorder : public Logger {
+ public:
+  void setup(const fs::Path&) override {}
+  void log_metrics(const Metrics&, int64_t) override {}
+  void finalize(std::string_view status) override {
+    events().push_back("finalize " + std::string(status));
+  }
+};
+
+class Thrower : public ToyModule {
+ public:
+  explicit Thrower(std::string where) : where_(std::move(where)) {}
+  void here(const std::string& hook) const {
+    if (hook == where_) {
+      throw std::out_of_range("thrown in " + hook);
+    }
+  }
+  void prepare_data() override { here("prepare_data"); }
+  void setup(Stage) override { here("setup"); }
+  void on_fit_start() override { here("on_fit_start"); }
+  void on_train_start() override { here("on_train_start"); }
+  void on_before_zero_grad(torch::optim::Optimizer&) override { here("on_before_zero_grad"); }
+  void on_after_backward() override { here("on_after_backward"); }
+  void on_train_batch_end(const torch::Tensor&, const Batch&, int64_t) override {
+    here("on_train_batch_end");
+  }
+  void validation_step(const Batch& batch, int64_t batch_idx) override {
+    here("validation_step");
+    ToyModule::validation_step(batch, batch_idx);
+  }
+  void on_train_epoch_end() override { here("on_train_epoch_end"); }
+  void on_fit_end() override { here("on_fit_end"); }
+  void teardown(Stage) override { here("teardown"); }
+  OptimizerConfig configure_optimizers() override {
+    here("configure_optimizers");
+    return ToyModule::configure_optimizers();
+  }
+
+ private:
+  std::string where_;
+};
+
+void Watcher::on_train_batch_end(Trainer&, Module& module, const torch::Tensor&, const Batch&,
+                                 int64_t) {
+  dynamic_cast<Thrower&>(module).here("a callback");
+}
+
+TEST(UserException, ReachesCallbacksLoggersAndTheCaller) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  for (const std::string hook :
+       {"prepare_data", "setup", "configure_optimizers", "on_fit_start", "on_train_start",
+        "on_before_zero_grad", "on_after_backward", "on_train_batch_end", "a callback",
+        "validation_step", "on_train_epoch_end", "on_fit_end", "teardown"}) {
+    events().clear();
+    TrainerConfig config = quiet();
+    config.max_epochs = 1;
+    config.logger = {use<Recorder>()};
+    config.callbacks = {use<Watcher>()};
+    Trainer trainer(config);
+    Thrower module(hook);
+    ToyData data;
+    EXPECT_EQ(thrown<std::out_of_range>([&] { trainer.fit(module, data); }), "thrown in " + hook);
+    EXPECT_EQ(events(),
+              (std::vector<std::string>{"on_exception thrown in " + hook, "finalize failed"}));
+    EXPECT_TRUE(module.is_training());
+    events().clear();
+    Thrower harmless("nowhere");
+    trainer.fit(harmless, data);  // the Trainer is as good as new
+    EXPECT_EQ(events(), (std::vector<std::string>{"finalize success"}));
+  }
+}
+
+}  // namespace
+}  // namespace trainer::test
