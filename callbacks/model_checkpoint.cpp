@@ -175,6 +175,9 @@ void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
       kept_.erase(dropped);
     }
   }
+  if (!init_.monitor) {
+    best_ = name;  // the newest
+  }
   last_ = name;
   last_step_ = trainer.progress().global_step;
   trainer.save_checkpoint(run_->checkpoints() /

@@ -45,10 +45,6 @@ void FitLoop::setup() {
 
 void FitLoop::run() {
   const ModuleAttachment attachment(module_, metrics_, progress_);
-  val_loader_ = run_.data.val_dataloader();
-  num_val_batches_ = val_loader_ ? limited_batches(run_.config.limit_val_batches,
-                                                   val_loader_.size(), "limit_val_batches")
-                                 : 0;
   run_sanity_check();
   train_loader_ = run_.data.train_dataloader();
   if (!train_loader_) {
@@ -82,15 +78,27 @@ void FitLoop::run() {
 
 void FitLoop::run_sanity_check() {
   const int64_t wanted = run_.config.num_sanity_val_steps;
-  const int64_t num_batches = wanted < 0 ? num_val_batches_ : std::min(wanted, num_val_batches_);
-  if (num_batches == 0 || progress_.global_step > 0) {
-    return;
+  sanity_checking_ = wanted != 0 && progress_.global_step == 0;
+  if (sanity_checking_) {
+    callbacks_.call<&C::on_sanity_check_start>();
   }
-  sanity_checking_ = true;
-  callbacks_.call<&C::on_sanity_check_start>();
-  eval_loop_.run_sanity_check(val_loader_, num_batches);
-  callbacks_.call<&C::on_sanity_check_end>();
-  sanity_checking_ = false;
+  open_validation_data();
+  if (sanity_checking_) {
+    if (const int64_t num_batches =
+            wanted < 0 ? num_val_batches_ : std::min(wanted, num_val_batches_)) {
+      eval_loop_.run_sanity_check(val_loader_, num_batches);
+    }
+    callbacks_.call<&C::on_sanity_check_end>();
+    sanity_checking_ = false;
+  }
+}
+
+void FitLoop::open_validation_data() {
+  val_loader_ = run_.data.val_dataloader();
+  if (val_loader_) {
+    num_val_batches_ =
+        limited_batches(run_.config.limit_val_batches, val_loader_.size(), "limit_val_batches");
+  }
 }
 
 void FitLoop::run_epoch() {

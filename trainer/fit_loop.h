@@ -53,6 +53,7 @@ class FitLoop {
   };
 
   void run_sanity_check();
+  void open_validation_data();
   void run_epoch();
   void train_batch(Batch batch, const Window& window, int64_t batch_idx);
   void end_epoch();

@@ -105,7 +105,7 @@ class MetricCollector {
   std::unordered_map<std::string, size_t, Hash, std::equal_to<>> index_;
   std::vector<Entry> entries_;  // in the order of first use
   Scope scope_ = Scope::kForbidden;
-  const char* hook_ = "outside of a run";
+  const char* hook_ = "code outside of a run";
   int64_t batch_size_ = 1;
 };
 

@@ -94,15 +94,19 @@ std::optional<RunDirectory> RunDirectory::newest(const fs::Path& root,
 }
 
 std::optional<fs::Path> RunDirectory::follow(const std::string& pointer) const {
+  constexpr uint64_t kMaxName = 255;  // of a folder, and the newline
   const fs::Path file = checkpoints() / pointer;
-  if (!std::filesystem::is_regular_file(file)) {
+  std::error_code error;  // a pointer that is not there
+  const uint64_t size = std::filesystem::file_size(file, error);
+  if (error || size > kMaxName + 1) {
     return std::nullopt;
   }
-  std::string name = fs::read_text(file, 4096);
+  std::string name = fs::read_text(file);
   while (!name.empty() && name.back() == '\n') {
     name.pop_back();
   }
-  if (name.empty() || name.find('/') != std::string::npos || !about(checkpoints() / name)) {
+  if (name.empty() || name.size() > kMaxName || name.find('/') != std::string::npos ||
+      !about(checkpoints() / name)) {
     return std::nullopt;
   }
   return checkpoints() / name;

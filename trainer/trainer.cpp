@@ -243,16 +243,32 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
     body(run, checkpoint.get());
     tear_down(run, stop_signal_ != 0 ? "interrupted" : "success");
   } catch (const std::exception& error) {
-    run.callbacks.call<&C::on_exception>(error);
-    data.on_exception(error);
-    for (const auto& logger : loggers_) {
-      logger->finalize("failed");
-    }
+    tell_of_failure(run, error);
+    fit_loop_ = nullptr;
+    run_ = nullptr;
+    throw;
+  } catch (...) {
     fit_loop_ = nullptr;
     run_ = nullptr;
     throw;
   }
   run_ = nullptr;
+}
+
+/// What fails in here is logged and does not hide the first error.
+void Trainer::tell_of_failure(Run& run, const std::exception& error) {
+  const auto attempt = [](const auto& action) {
+    try {
+      action();
+    } catch (const std::exception& second) {
+      log::error(fmt::format("while ending the failed run: {}", second.what()));
+    }
+  };
+  attempt([&] { run.callbacks.call<&C::on_exception>(error); });
+  attempt([&] { run.data.on_exception(error); });
+  for (const auto& logger : loggers_) {
+    attempt([&] { logger->finalize("failed"); });
+  }
 }
 
 void Trainer::set_up(Run& run, const CheckpointReader* checkpoint) {
@@ -297,7 +313,10 @@ void Trainer::restore(Run& run, const CheckpointReader& checkpoint) {
 }
 
 void Trainer::open_run_directory(Stage stage, Run& run, const CheckpointReader* checkpoint) {
-  const bool writes = !loggers_.empty() || (stage == Stage::kFit && config_.enable_checkpointing);
+  const bool saves = std::any_of(callbacks_.begin(), callbacks_.end(), [](const auto& callback) {
+    return callback->role() == Callback::Role::kSaves;
+  });
+  const bool writes = !loggers_.empty() || (stage == Stage::kFit && saves);
   const auto of_checkpoint =
       checkpoint != nullptr ? RunDirectory::containing(checkpoint->path()) : std::nullopt;
   if (!writes) {

@@ -115,6 +115,7 @@ class Trainer {
                const Body& body);
   void set_up(Run& run, const CheckpointReader* checkpoint);
   void tear_down(Run& run, std::string_view status);
+  void tell_of_failure(Run& run, const std::exception& error);
   MetricMap evaluate(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path);
   void open_run_directory(Stage stage, Run& run, const CheckpointReader* checkpoint);
   void restore(Run& run, const CheckpointReader& checkpoint);

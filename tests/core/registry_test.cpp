@@ -112,9 +112,9 @@ TEST(Spec, NamesWhatIsWrong) {
             "c.yaml:1:1: pet: unknown animal 'Dgo'. Did you mean 'Dog'? `trainer list` shows what "
             "there is; a class of a plug-in needs `plugins: [name]` or --plugin.");
   EXPECT_EQ(error_of("{init_args: {}}"),
-            "c.yaml:1:1: pet: needs class_path, the name of a animal.");
+            "c.yaml:1:1: pet: needs class_path, the animal's name.");
   EXPECT_EQ(error_of("[Dog]"),
-            "c.yaml:1:1: pet: is a list, not a animal. Write its name, or "
+            "c.yaml:1:1: pet: is a list, which names no animal. Write its name, or "
             "{class_path: ..., init_args: {...}}.");
   EXPECT_EQ(error_of("{class_path: Dog, init_args: {times: 0, wrd: x}}"),
             "c.yaml:1:38: pet.init_args.times: is '0': must be at least 1.\n"

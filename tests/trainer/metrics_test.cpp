@@ -157,7 +157,7 @@ TEST(MetricCollector, TakesOneNumberOnly) {
 TEST(MetricCollector, RefusesHooksThatCannotLog) {
   MetricCollector metrics;
   EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", 1.0, {}); }),
-            "log('x'): cannot log in outside of a run. Log in training_step, validation_step, "
+            "log('x'): cannot log in code outside of a run. Log in training_step, validation_step, "
             "test_step or an epoch hook.");
   metrics.enter(Scope::kForbidden, "on_train_end");
   EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", torch::zeros({}), {}); }),

@@ -27,6 +27,23 @@ nlohmann::json parse(const fs::Path& path, const std::string& text) {
   return parsed;
 }
 
+bool is_well_formed(const nlohmann::json& manifest) {
+  const auto about = manifest.find("about");
+  const auto files = manifest.find("files");
+  if (about == manifest.end() || !about->is_object() || files == manifest.end() ||
+      !files->is_object()) {
+    return false;
+  }
+  for (const auto& file : *files) {
+    if (!file.is_object() || !file.value("bytes", nlohmann::json()).is_number_unsigned() ||
+        !file.value("xxh3_128", nlohmann::json()).is_string()) {
+      return false;
+    }
+  }
+  return (!about->contains("module") || about->at("module").is_string()) &&
+         (!about->contains("global_step") || about->at("global_step").is_number_integer());
+}
+
 nlohmann::json read_manifest(const fs::Path& path) {
   if (!std::filesystem::is_directory(path)) {
     throw DataError(fmt::format(
@@ -41,16 +58,16 @@ nlohmann::json read_manifest(const fs::Path& path) {
                     kManifest, kUseAnother));
   }
   auto content = parse(manifest, fs::read_text(manifest, kMaxManifestBytes));
-  if (content.value("schema", 0) != kSchema) {
+  if (content.value("schema", nlohmann::json()) != kSchema) {
     throw CheckpointError(fmt::format(
         "{}: has schema {}, this trainer reads schema {}.\n  Use the version of trainer "
         "that wrote it.",
         manifest.string(), content.value("schema", nlohmann::json()).dump(), kSchema));
   }
-  if (!content.contains("files") || !content["files"].is_object() || !content.contains("about") ||
-      !content["about"].is_object()) {
+  if (!is_well_formed(content)) {
     throw CheckpointError(
-        fmt::format("{}: lists no files: damaged.\n  {}", manifest.string(), kUseAnother));
+        fmt::format("{}: does not list files with sizes and hashes: damaged.\n  {}",
+                    manifest.string(), kUseAnother));
   }
   return content;
 }
@@ -63,12 +80,12 @@ void check_file(const fs::Path& checkpoint, const std::string& name,
         fmt::format("{}: {} is missing.\n  {}", checkpoint.string(), name, kUseAnother));
   }
   const uint64_t size = std::filesystem::file_size(path);
-  const uint64_t expected_size = expected.value("bytes", uint64_t{0});
+  const uint64_t expected_size = expected.at("bytes").get<uint64_t>();
   if (size != expected_size) {
     throw CheckpointError(fmt::format("{}: {} is {} bytes, its manifest says {}: damaged.\n  {}",
                                       checkpoint.string(), name, size, expected_size, kUseAnother));
   }
-  if (hash::xxh3_128_of_file(path) != expected.value("xxh3_128", "")) {
+  if (hash::xxh3_128_of_file(path) != expected.at("xxh3_128").get<std::string>()) {
     throw CheckpointError(
         fmt::format("{}: {} does not have the content that its manifest says (XXH3-128): damaged.\n"
                     "  {}",
@@ -80,7 +97,8 @@ void check_file(const fs::Path& checkpoint, const std::string& name,
 
 CheckpointWriter::CheckpointWriter(const fs::Path& path)
     : path_(path), temporary_(fmt::format("{}.tmp-{}", path.string(), ::getpid())) {
-  std::filesystem::remove_all(temporary_);
+  std::error_code ignored;  // what a killed run left; create_directories() reports what matters
+  std::filesystem::remove_all(temporary_, ignored);
   fs::create_directories(temporary_);
 }
 

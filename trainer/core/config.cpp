@@ -68,6 +68,9 @@ bool parse_double(const std::string& text, double& out) {
     out = (text[0] == '-' ? -1 : 1) * std::numeric_limits<double>::infinity();
     return true;
   }
+  if (sign == 1 && text.size() > 1 && (text[1] == '+' || text[1] == '-')) {
+    return false;
+  }
   const auto [end, error] = std::from_chars(text.data() + sign, text.data() + text.size(), out);
   return error == std::errc() && end == text.data() + text.size() && std::isfinite(out);
 }

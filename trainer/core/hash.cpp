@@ -33,6 +33,10 @@ std::string to_hex(const std::string& bytes) {
 }
 
 std::string from_hex(const std::string& text) {
+  if (text.size() % 2 != 0) {
+    throw CheckpointError(fmt::format(
+        "a text of {} hexadecimal digits is no number of bytes: damaged.", text.size()));
+  }
   std::string bytes(text.size() / 2, '\0');
   for (size_t i = 0; i < bytes.size(); ++i) {
     uint8_t byte = 0;

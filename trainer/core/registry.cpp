@@ -48,9 +48,11 @@ std::shared_ptr<const ClassInfo> find(std::string_view kind, std::string_view na
   if (classes == state().kinds.end()) {
     return nullptr;
   }
+  if (const auto named = classes->second.find(name); named != classes->second.end()) {
+    return named->second;
+  }
   for (const auto& [class_name, info] : classes->second) {
-    if (class_name == name ||
-        std::find(info->aliases.begin(), info->aliases.end(), name) != info->aliases.end()) {
+    if (std::find(info->aliases.begin(), info->aliases.end(), name) != info->aliases.end()) {
       return info;
     }
   }
@@ -104,7 +106,7 @@ void read_spec(std::string_view kind, const config::Node& node, const std::strin
     config::detail::check_keys(node, path, {"class_path", "init_args"}, diagnostics);
     name = node.find("class_path");
     if (name == nullptr) {
-      diagnostics.add(node.mark, path, fmt::format("needs class_path, the name of a {}.", kind));
+      diagnostics.add(node.mark, path, fmt::format("needs class_path, the {}'s name.", kind));
       return;
     }
     if (const config::Node* given = node.find("init_args"); given != nullptr && !given->is_null()) {
@@ -119,8 +121,9 @@ void read_spec(std::string_view kind, const config::Node& node, const std::strin
   if (!name->is_scalar()) {
     diagnostics.add(
         name->mark, path,
-        fmt::format("is {}, not a {}. Write its name, or {{class_path: ..., init_args: {{...}}}}.",
-                    name->describe(), kind));
+        fmt::format(
+            "is {}, which names no {}. Write its name, or {{class_path: ..., init_args: {{...}}}}.",
+            name->describe(), kind));
     return;
   }
   const auto info = registry::find(kind, name->text());

@@ -147,14 +147,15 @@ struct InitOf<T, std::void_t<typename T::Init>> {
 };
 }  // namespace detail
 
-/// A Spec of T made in code; registers T where it is not yet: `use<EarlyStopping>({.monitor =
-/// "val_loss"})`.
+/// A Spec of T made in code; registers T where it is not yet. Throws UsageError when another class
+/// has its name. `use<EarlyStopping>({.monitor = "val_loss"})`.
 template <class T>
 Spec<typename T::Base> use(typename detail::InitOf<T>::Type init = {}) {
   Spec<typename T::Base> spec;
   spec.class_path = config::type_name<T>();
-  if (registry::find(T::Base::kKind, spec.class_path) == nullptr) {
-    register_class<T>();
+  const auto known = registry::find(T::Base::kKind, spec.class_path);
+  if (known == nullptr || known->name != spec.class_path || *known->type != typeid(T)) {
+    register_class<T>();  // throws where another class has the name
   }
   if constexpr (requires { typename T::Init; }) {
     spec.init_args = config::write(init);

@@ -36,7 +36,9 @@ class TreeBuilder : public YAML::EventHandler {
     if (found == anchors_.end()) {
       fail(mark, "this alias contains itself. Write the value out.");
     }
-    count(mark, count_nodes(found->second));
+    const Extent extent = extent_of(found->second);
+    count(mark, extent.nodes);
+    check_depth(mark, stack_.size() + extent.levels);
     Node copy = found->second;
     copy.mark = at(mark);
     place(std::move(copy), mark);
@@ -79,15 +81,25 @@ class TreeBuilder : public YAML::EventHandler {
     return null ? Node() : Node::scalar(value);
   }
 
-  static size_t count_nodes(const Node& node) {  // bounded: every stored tree is within kMaxDepth
-    size_t n = 1;
+  struct Extent {
+    size_t nodes = 1;
+    size_t levels = 0;
+  };
+  static Extent extent_of(const Node& node) {  // bounded: every stored tree is within kMaxDepth
+    Extent total;
+    const auto add_child = [&](const Node& child) {
+      const Extent extent = extent_of(child);
+      total.nodes += extent.nodes;
+      total.levels = std::max(total.levels, extent.levels);
+    };
     for (const auto& item : node.items()) {
-      n += count_nodes(item);
+      add_child(item);
     }
     for (const auto& entry : node.entries()) {
-      n += count_nodes(entry.value);
+      add_child(entry.value);
     }
-    return n;
+    total.levels += node.is_scalar() || node.is_null() ? 0 : 1;
+    return total;
   }
 
   Mark at(const YAML::Mark& mark) const { return {source_, mark.line + 1, mark.column + 1}; }
@@ -106,12 +118,16 @@ class TreeBuilder : public YAML::EventHandler {
     }
   }
 
+  void check_depth(const YAML::Mark& mark, size_t levels) const {
+    if (levels > kMaxDepth) {
+      fail(mark, fmt::format("nested more than {} levels deep.", kMaxDepth));
+    }
+  }
+
   void open(Node node, const YAML::Mark& mark, const std::string& tag, YAML::anchor_t anchor) {
     check_tag(mark, tag);
     count(mark, 1);
-    if (stack_.size() >= kMaxDepth) {
-      fail(mark, fmt::format("nested more than {} levels deep.", kMaxDepth));
-    }
+    check_depth(mark, stack_.size() + 1);
     if (!stack_.empty() && stack_.back().node.is_map() && !stack_.back().has_key) {
       fail(mark, "a key must be plain text.");
     }
