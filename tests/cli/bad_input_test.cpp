@@ -31,8 +31,9 @@ TEST_F(CliTest, ConfigIsUnreadable) {
 
 TEST_F(CliTest, ConfigIsNoYaml) {
   write_file(dir_ / "broken.yaml", "trainer: {max_epochs: 1\nmodel: x\n");
-  expect_error(trainer({"fit", "--config", "broken.yaml"}), 2,
-               "broken.yaml:2:6: end of map flow not found.");
+  expect_error(
+      trainer({"fit", "--config", "broken.yaml"}), 2,
+      "broken.yaml:2:6: end of map flow not found. Check indentation, colons and quotes there.");
 }
 
 TEST_F(CliTest, EveryMistakeOfAConfigIsToldAtOnce) {
@@ -134,7 +135,7 @@ TEST_F(CliTest, ModuleThrows) {
 TEST_F(CliTest, LossIsNan) {
   expect_error(
       base("fit", {"--plugin", TRAINER_BAD_MODULES, "--model=LosesFiniteness"}), 86,
-      "the loss is nan at epoch 0, batch 2, after 2 optimizer steps. The batch itself is finite.\n"
+      "the loss is NaN at epoch 0, batch 2, after 2 optimizer steps. The batch itself is finite.\n"
       "  The checkpoints of this run are untouched: resume with --ckpt_path=last and a lower "
       "learning rate or "
       "gradient_clip_val, or set trainer.check_finite_loss=false to go on regardless.");

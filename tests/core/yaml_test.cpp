@@ -87,7 +87,9 @@ TEST(ParseYaml, RefusesWhatYamlCppLetsThrough) {
 TEST(ParseYaml, NamesThePlaceOfBadSyntax) {
   EXPECT_EQ(error_of("a: [1, 2\nb: 3\n").find("c.yaml:2:"), 0U);
   EXPECT_EQ(error_of("a:\n\t- 1\n").find("c.yaml:2:"), 0U);
-  EXPECT_EQ(error_of("a: *nothing\n"), "c.yaml:1:4: the referenced anchor is not defined.");
+  EXPECT_EQ(error_of("a: *nothing\n"),
+            "c.yaml:1:4: the referenced anchor is not defined. Check indentation, "
+            "colons and quotes there.");
 }
 
 TEST(ParseYaml, TakesOneMebibyteAndNoMore) {

@@ -209,7 +209,7 @@ TEST(DataLoader, FetchesNothingInVain) {
   for (const int64_t num_workers : {0, 1, 3}) {
     std::atomic<int64_t> num_fetched = 0;
     DataLoader loader(std::make_shared<Numbers>(100, [&](auto) { ++num_fetched; }),
-                      {.batch_size = 2, .num_workers = num_workers});
+                      {.batch_size = 2, .num_workers = num_workers, .prefetch = 8});
     EXPECT_EQ(epoch_of(loader, 0, 45, 3), (Batches{{90, 91}, {92, 93}, {94, 95}}));
     EXPECT_EQ(num_fetched, 3);
     EXPECT_EQ(epoch_of(loader, 0, 48, 100).size(), 2);

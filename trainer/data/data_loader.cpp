@@ -58,6 +58,7 @@ struct DataLoader::Impl {
   int64_t default_prefetch() const {
     constexpr uint64_t kBytes = uint64_t{16} << 20;
     uint64_t sample_bytes = 1;
+    const at::NoGradGuard no_grad;
     try {
       const int64_t first = 0;
       const Batch sample = dataset->get_batch({&first, 1});
@@ -74,9 +75,11 @@ struct DataLoader::Impl {
   /// Made at the first start(): until then no sample is touched.
   Prefetcher& prefetcher() {
     if (!threads) {
-      const int64_t wanted = options.prefetch ? *options.prefetch : default_prefetch();
+      const int64_t fitting = options.num_workers == 0 ? 1
+                              : options.prefetch       ? *options.prefetch
+                                                       : default_prefetch();
       // More than one epoch's batches, and more threads than batches, could never be used.
-      const int64_t capacity = std::min(wanted, num_batches);
+      const int64_t capacity = std::min(fitting, num_batches);
       threads.emplace(std::min(options.num_workers, capacity), capacity);
     }
     return *threads;
