@@ -30,8 +30,8 @@ TEST_P(Config, Resolves) {
   EXPECT_NE(result.out, "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Configs, Config, ::testing::ValuesIn(configs()), [](const auto& info) {
-  return std::filesystem::path(info.param).stem().string();
+INSTANTIATE_TEST_SUITE_P(Configs, Config, ::testing::ValuesIn(configs()), [](const auto& test) {
+  return std::filesystem::path(test.param).stem().string();
 });
 
 }  // namespace

@@ -137,7 +137,7 @@ INSTANTIATE_TEST_SUITE_P(
              .accumulate = 4,
              .val_check_interval = 0.3,
              .by_signal = true}),
-    [](const auto& info) { return info.param.name; });
+    [](const auto& test) { return test.param.name; });
 
 }  // namespace
 }  // namespace trainer::test
