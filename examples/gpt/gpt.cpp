@@ -6,6 +6,8 @@
 // Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners"; sizes and
 // initialisation as there.
 
+#include <algorithm>
+
 #include <trainer/api.h>
 
 namespace L = trainer;
@@ -147,7 +149,11 @@ class GPT : public L::Module {
 
   void on_train_end() override {
     if (!init_.sample_prompt.empty()) {
-      L::console::print("sample: " + sample(init_.sample_prompt, init_.sample_tokens) + "\n");
+      std::string text = sample(init_.sample_prompt, init_.sample_tokens);
+      // An untrained model yields any byte; a terminal should see text only.
+      const auto is_odd = [](char c) { return c != '\n' && (c < ' ' || c > '~'); };
+      std::replace_if(text.begin(), text.end(), is_odd, '?');
+      L::console::print("sample: " + text + "\n");
     }
   }
 

@@ -41,7 +41,7 @@ cmake --build project/build
 echo "== run its program, its hand-made Trainer, and its plug-in in the installed program"
 mkdir program by_hand plugin
 (cd program && ../project/build/sine fit --config ../project/config.yaml --trainer.max_epochs=2 && expect_run runs/version_0)
-(cd program && ../project/build/sine list | grep -q 'SineNet .*\[this program\]') || fail "list does not show SineNet"
+(cd program && ../project/build/sine list | grep 'SineNet .*\[this program\]' >/dev/null) || fail "list does not show SineNet"
 (cd by_hand && ../project/build/hand_made && expect_run runs/version_0)
 (cd plugin && ../prefix/bin/trainer fit --plugin ../project/build/libmine.so --config ../project/config.yaml \
   --trainer.max_epochs=2 && expect_run runs/version_0)
@@ -63,5 +63,5 @@ add_executable(consumer main.cpp)
 target_link_libraries(consumer PRIVATE trainer::trainer)
 END
 cmake -G Ninja -S subdirectory -B subdirectory/build
-ninja -C subdirectory/build -t query consumer | grep -q libtrainer || fail "consumer does not link libtrainer"
+ninja -C subdirectory/build -t query consumer | grep libtrainer >/dev/null || fail "consumer does not link libtrainer"
 echo "package_test.sh: passed"
