@@ -12,6 +12,7 @@
 
 #include <trainer/core/config.h>
 #include <trainer/core/error.h>
+#include <trainer/core/json.h>
 #include <trainer/core/log.h>
 #include <trainer/trainer.h>
 
@@ -19,14 +20,6 @@ namespace trainer {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-/// JSON has no NaN and no infinity.
-nlohmann::json to_json(double value) {
-  return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(fmt::format("{}", value));
-}
-double from_json(const nlohmann::json& value) {
-  return value.is_string() ? std::stod(value.get<std::string>()) : value.get<double>();
-}
 
 std::string shown(double value) {
   return std::isfinite(value) ? fmt::format("{:.6g}", value) : "none";
@@ -155,7 +148,7 @@ std::string EarlyStopping::state_key() const {
 
 nlohmann::json EarlyStopping::state_dict() const {
   return {{"wait_count", wait_count_},
-          {"best_score", to_json(best_score_)},
+          {"best_score", json::number(best_score_)},
           {"stopped_epoch", stopped_epoch_},
           {"patience", init_.patience}};
 }
@@ -163,7 +156,7 @@ nlohmann::json EarlyStopping::state_dict() const {
 void EarlyStopping::load_state_dict(const nlohmann::json& state) {
   try {
     const int64_t wait_count = state.at("wait_count");
-    const double best_score = from_json(state.at("best_score"));
+    const double best_score = json::to_double(state.at("best_score"));
     const int64_t stopped_epoch = state.at("stopped_epoch");
     const int64_t patience = state.at("patience");
     if (patience != init_.patience) {

@@ -8,6 +8,7 @@
 
 #include <trainer/core/config.h>
 #include <trainer/core/error.h>
+#include <trainer/core/json.h>
 #include <trainer/core/log.h>
 #include <trainer/trainer.h>
 
@@ -30,13 +31,6 @@ std::string one_value(const std::string& format, double value, bool is_count) {
   // Zero-padded counts (02d) and fixed decimals (.2f) are what people write here.
   return is_count ? fmt::format(fmt::runtime("{:" + format + "}"), static_cast<int64_t>(value))
                   : fmt::format(fmt::runtime("{:" + format + "}"), value);
-}
-
-nlohmann::json to_json(double value) {
-  return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(fmt::format("{}", value));
-}
-double from_json(const nlohmann::json& value) {
-  return value.is_string() ? std::stod(value.get<std::string>()) : value.get<double>();
 }
 
 }  // namespace
@@ -263,7 +257,7 @@ nlohmann::json ModelCheckpoint::state_dict() const {
                           {"waits_for_validation", waits_for_validation_},
                           {"kept", nlohmann::json::object()}};
   for (const auto& [name, score] : kept_) {
-    state["kept"][name] = to_json(score);
+    state["kept"][name] = json::number(score);
   }
   return state;
 }
@@ -275,7 +269,7 @@ void ModelCheckpoint::load_state_dict(const nlohmann::json& state) {
   waits_for_validation_ = state.at("waits_for_validation");
   kept_.clear();
   for (const auto& [name, score] : state.at("kept").items()) {
-    kept_[name] = from_json(score);
+    kept_[name] = json::to_double(score);
   }
 }
 

@@ -3,8 +3,11 @@
 find_program(TRAINER_CCACHE ccache)
 mark_as_advanced(TRAINER_CCACHE)
 if(PROJECT_IS_TOP_LEVEL AND TRAINER_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
-  # ccache reads a precompiled header only when told that its time stamp and macros do not matter.
-  set(CMAKE_CXX_COMPILER_LAUNCHER ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime ${TRAINER_CCACHE})
+  # ccache reads a precompiled header only when told that its time stamp and macros do not matter. Paths are hashed
+  # relative to this tree, so that another clone finds what this one compiled.
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
+      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${TRAINER_CCACHE})
 endif()
 
 function(trainer_target_defaults target)

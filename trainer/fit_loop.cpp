@@ -9,6 +9,7 @@
 
 #include <trainer/core/error.h>
 #include <trainer/core/hash.h>
+#include <trainer/core/json.h>
 #include <trainer/core/seed.h>
 #include <trainer/optim/optimizer_state.h>
 #include <trainer/signals.h>
@@ -352,8 +353,7 @@ nlohmann::json FitLoop::state_dict() {
       {"callback_metrics", nlohmann::json::object()},
   };
   for (const auto& [name, value] : run_.callback_metrics) {
-    state["callback_metrics"][name] =
-        std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(nullptr);
+    state["callback_metrics"][name] = json::number(value);
   }
   if (lr_scheduler_.scheduler != nullptr) {
     state["lr_scheduler"] = lr_scheduler_.scheduler->state_dict();
@@ -368,7 +368,7 @@ void FitLoop::load_state_dict(const nlohmann::json& state) {
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
   metrics_.load_state_dict(state.at("metrics"));
   for (const auto& [name, value] : state.at("callback_metrics").items()) {
-    run_.callback_metrics[name] = value.is_null() ? std::nan("") : value.get<double>();
+    run_.callback_metrics[name] = json::to_double(value);
   }
   if (lr_scheduler_.scheduler != nullptr && state.contains("lr_scheduler")) {
     lr_scheduler_.scheduler->load_state_dict(state.at("lr_scheduler"));

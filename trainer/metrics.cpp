@@ -9,6 +9,7 @@
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/json.h>
 
 namespace trainer {
 namespace {
@@ -38,14 +39,6 @@ double finish(ReduceFx fx, double reduced, double weight) {
 bool same(const LogOptions& a, const LogOptions& b) {
   return a.on_step == b.on_step && a.on_epoch == b.on_epoch && a.prog_bar == b.prog_bar &&
          a.logger == b.logger && a.reduce_fx == b.reduce_fx;
-}
-
-/// JSON has no NaN and no infinity.
-nlohmann::json to_json(double value) {
-  return std::isfinite(value) ? nlohmann::json(value) : nlohmann::json(fmt::format("{}", value));
-}
-double from_json(const nlohmann::json& value) {
-  return value.is_string() ? std::stod(value.get<std::string>()) : value.get<double>();
 }
 
 }  // namespace
@@ -264,8 +257,8 @@ nlohmann::json MetricCollector::state_dict() {
                      {"reduce_fx", static_cast<int>(e.options.reduce_fx)},
                      {"fresh", e.fresh},
                      {"has_epoch", e.has_epoch},
-                     {"last", to_json(e.last)},
-                     {"reduced", to_json(e.reduced)},
+                     {"last", json::number(e.last)},
+                     {"reduced", json::number(e.reduced)},
                      {"weight", e.weight}});
   }
   return state;
@@ -284,8 +277,8 @@ void MetricCollector::load_state_dict(const nlohmann::json& state) {
                  .reduce_fx = static_cast<ReduceFx>(saved.at("reduce_fx").get<int>())};
     e.fresh = saved.at("fresh");
     e.has_epoch = saved.at("has_epoch");
-    e.last = from_json(saved.at("last"));
-    e.reduced = from_json(saved.at("reduced"));
+    e.last = json::to_double(saved.at("last"));
+    e.reduced = json::to_double(saved.at("reduced"));
     e.weight = saved.at("weight");
     index_.emplace(e.name, entries_.size());
     entries_.push_back(std::move(e));
