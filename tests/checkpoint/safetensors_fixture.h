@@ -2,21 +2,20 @@
 // What the tests of safetensors files share: a folder, files made by hand, and the reference
 // implementation.
 
-#include <array>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <unistd.h>
+#include <vector>
 
 #include <gtest/gtest.h>
 
 #include <trainer/core/filesystem.h>
+
+#include <tests/support/process.h>
 
 namespace trainer::safetensors {
 
@@ -42,29 +41,8 @@ class Safetensors : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
   /// What the script beside this file prints.
-  std::string python(const std::string& arguments) const {
-    const char* interpreter = std::getenv("TRAINER_TEST_PYTHON");
-    if (interpreter == nullptr) {
-      throw std::runtime_error(
-          "TRAINER_TEST_PYTHON names no Python with safetensors and numpy. Run the tests through "
-          "tools/test.sh, which prepares one.");
-    }
-    const auto script = std::filesystem::path(__FILE__).parent_path() / "safetensors_read.py";
-    const std::string command =
-        std::string("'") + interpreter + "' '" + script.string() + "' " + arguments + " 2>&1";
-    std::FILE* pipe = ::popen(command.c_str(), "r");
-    if (pipe == nullptr) {
-      throw std::runtime_error("cannot start " + command);
-    }
-    std::string output;
-    std::array<char, 4096> buffer{};
-    while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe)) {
-      output.append(buffer.data(), n);
-    }
-    if (::pclose(pipe) != 0) {
-      throw std::runtime_error(command + " failed:\n" + output);
-    }
-    return output;
+  static std::string python(const std::vector<std::string>& arguments) {
+    return test::run_python("checkpoint/safetensors_read.py", arguments);
   }
 
   const fs::Path folder_ =

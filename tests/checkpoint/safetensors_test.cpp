@@ -74,14 +74,14 @@ TEST_F(Safetensors, RoundTripKeepsEveryBitOfEveryDtype) {
 TEST_F(Safetensors, PythonReadsOurFileAndWritesTheSameBytes) {
   save(path_, tensors_of_every_dtype());
   const fs::Path rewritten = folder_ / "python.safetensors";
-  python("rewrite '" + path_.string() + "' '" + rewritten.string() + "'");
+  python({"rewrite", path_.string(), rewritten.string()});
   const std::string ours = read_bytes(path_);
   ASSERT_GT(ours.size(), 1000);
   EXPECT_TRUE(read_bytes(rewritten) == ours);
 }
 
 TEST_F(Safetensors, ReadsWhatPythonWrites) {
-  python("write '" + path_.string() + "'");
+  python({"write", path_.string()});
   const File file(path_);
   EXPECT_TRUE(file.metadata().empty());
   EXPECT_EQ(file.names().size(), 16);
@@ -114,7 +114,7 @@ TEST_F(Safetensors, NamesAndMetadataSurviveAnyText) {
   EXPECT_EQ(file.names(), (std::vector<std::string>{"", odd}));
   EXPECT_EQ(file.metadata(), (Metadata{{"format", "pt"}, {odd, odd}}));
   const fs::Path rewritten = folder_ / "python.safetensors";
-  python("rewrite '" + path_.string() + "' '" + rewritten.string() + "'");
+  python({"rewrite", path_.string(), rewritten.string()});
   EXPECT_EQ(File(rewritten).names(), file.names());
   EXPECT_EQ(File(rewritten).metadata(), file.metadata());
 }

@@ -13,8 +13,6 @@
 
 namespace trainer::test {
 
-inline const std::string kSource = TRAINER_SOURCE_DIR;
-
 class CliTest : public ::testing::Test {
  protected:
   /// A short run: 4 training batches and 2 validation batches in an epoch.
@@ -29,7 +27,8 @@ class CliTest : public ::testing::Test {
                "  enable_model_summary: false\n"
                "model: {class_path: DigitsMLP, init_args: {hidden: 16}}\n"
                "data: {class_path: DigitsData, init_args: {path: digits.csv.gz}}\n");
-    std::filesystem::create_symlink(kSource + "/data/digits.csv.gz", dir_ / "digits.csv.gz");
+    std::filesystem::create_symlink(tests_dir().parent_path() / "data/digits.csv.gz",
+                                    dir_ / "digits.csv.gz");
   }
 
   static std::vector<std::string> command(const std::vector<std::string>& words) {

@@ -12,7 +12,8 @@ namespace {
 
 std::vector<std::string> configs() {
   std::vector<std::string> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(TRAINER_SOURCE_DIR "/configs")) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator(tests_dir().parent_path() / "configs")) {
     if (entry.path().extension() == ".yaml") {
       paths.push_back(entry.path().string());
     }

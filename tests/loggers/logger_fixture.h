@@ -6,7 +6,6 @@
 #include <array>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -28,6 +27,8 @@
 #include <trainer/core/error.h>
 #include <trainer/core/filesystem.h>
 #include <trainer/logger.h>
+
+#include <tests/support/process.h>
 
 namespace trainer::test {
 
@@ -139,28 +140,7 @@ class LoggerTest : public testing::Test {
 
   /// What `metrics_read.py FORMAT PATH` prints: a list of what it read.
   static nlohmann::json python(const std::string& format, const fs::Path& path) {
-    const char* interpreter = std::getenv("TRAINER_TEST_PYTHON");
-    if (interpreter == nullptr) {
-      throw std::runtime_error(
-          "TRAINER_TEST_PYTHON is not set: this test needs a Python with TensorBoard. Run it "
-          "through tools/test.sh.");
-    }
-    const auto script = fs::Path(__FILE__).parent_path() / "metrics_read.py";
-    const std::string command = std::string("'") + interpreter + "' '" + script.string() + "' " +
-                                format + " '" + path.string() + "'";
-    std::FILE* pipe = ::popen(command.c_str(), "r");
-    if (pipe == nullptr) {
-      throw std::runtime_error("cannot start " + command);
-    }
-    std::string output;
-    std::array<char, 4096> buffer{};
-    while (const size_t n = std::fread(buffer.data(), 1, buffer.size(), pipe)) {
-      output.append(buffer.data(), n);
-    }
-    if (::pclose(pipe) != 0) {
-      throw std::runtime_error(command + " failed:\n" + output);
-    }
-    return nlohmann::json::parse(output);
+    return nlohmann::json::parse(run_python("loggers/metrics_read.py", {format, path.string()}));
   }
 
   /// The same as rows, from [{"step": S, "metrics": [[name, hexadecimal number], ...]}, ...].

@@ -7,7 +7,9 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <stdexcept>
 #include <thread>
+#include <utility>
 
 #include <gtest/gtest.h>
 
@@ -77,6 +79,18 @@ ProcessResult run(const std::vector<std::string>& command,
                   const std::filesystem::path& working_directory,
                   const std::map<std::string, std::string>& environment) {
   return Process(command, working_directory, environment).wait();
+}
+
+std::filesystem::path tests_dir() { return TRAINER_TESTS_DIR; }
+
+std::string run_python(const std::string& script, const std::vector<std::string>& arguments) {
+  std::vector<std::string> command = {python(), (tests_dir() / script).string()};
+  command.insert(command.end(), arguments.begin(), arguments.end());
+  ProcessResult result = run(command);
+  if (result.exit_code != 0) {
+    throw std::runtime_error(script + " failed:\n" + result.out + result.err);
+  }
+  return std::move(result.out);
 }
 
 std::string python() {

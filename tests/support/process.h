@@ -40,6 +40,14 @@ ProcessResult run(const std::vector<std::string>& command,
                   const std::filesystem::path& working_directory = ".",
                   const std::map<std::string, std::string>& environment = {});
 
+/// The absolute path of tests/, where a test finds the files that lie beside it. (`__FILE__` is
+/// relative where ccache compiles.)
+std::filesystem::path tests_dir();
+
+/// Runs a Python script, named relative to tests/, and returns what it prints. Throws
+/// std::runtime_error with its output where it fails.
+std::string run_python(const std::string& script, const std::vector<std::string>& arguments);
+
 /// The Python that has the packages of tests/requirements.txt. Fails the test where tools/test.sh
 /// has not named it.
 std::string python();

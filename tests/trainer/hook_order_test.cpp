@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <tests/support/process.h>
 #include <tests/support/temp_dir.h>
 #include <tests/support/toy.h>
 
@@ -192,7 +193,7 @@ class RecordingData : public ToyData {
 
 /// The calls of a stage, one on a line, from the record of Lightning 2.6 in golden/hook_order.txt.
 std::string expected(const std::string& stage) {
-  const std::string file = read_file(fs::Path(__FILE__).parent_path() / "../golden/hook_order.txt");
+  const std::string file = read_file(tests_dir() / "golden/hook_order.txt");
   const std::string title = "## " + stage + "\n";
   const size_t begin = file.find(title);
   EXPECT_NE(begin, std::string::npos) << stage;

@@ -4,7 +4,6 @@
 
 #include <unistd.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -21,6 +20,8 @@
 
 #include <trainer/core/error.h>
 #include <trainer/core/filesystem.h>
+
+#include <tests/support/process.h>
 
 namespace trainer::data::test {
 
@@ -63,21 +64,10 @@ inline fs::Path write_bytes(const fs::Path& path, const std::string& bytes) {
   return path;
 }
 
-/// Runs a script that lies beside the tests as `python SCRIPT FOLDER [ACTION]`.
+/// Runs a script of this folder as `python SCRIPT FOLDER ACTION`.
 inline void run_python(const std::string& script, const Folder& folder,
                        const std::string& action = "make") {
-  const char* python = std::getenv("TRAINER_TEST_PYTHON");
-  if (python == nullptr) {
-    throw std::runtime_error(
-        "TRAINER_TEST_PYTHON is not set: this test needs a Python with NumPy. Run it through "
-        "tools/test.sh.");
-  }
-  const auto path = fs::Path(__FILE__).parent_path() / script;
-  const auto command =
-      fmt::format("'{}' '{}' '{}' {}", python, path.string(), folder.path().string(), action);
-  if (std::system(command.c_str()) != 0) {
-    throw std::runtime_error("failed: " + command);
-  }
+  trainer::test::run_python("data/readers/" + script, {folder.path().string(), action});
 }
 
 /// The list that a script leaves of what it made.
