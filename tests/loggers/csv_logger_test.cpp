@@ -162,8 +162,7 @@ TEST_F(CSVLoggerTest, KilledAtAnyByteOfARowTheRunContinues) {
         std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(size), '\n'));
     CSVLogger logger;
     logger.setup(folder_);
-    ASSERT_EQ(logger.state_dict().at("rows"), complete)
-        << "killed after byte " << size;
+    ASSERT_EQ(logger.state_dict().at("rows"), complete) << "killed after byte " << size;
     log_rows(logger, rows, complete, rows.size());
     logger.save();
     ASSERT_EQ(read_bytes(path_), whole) << "killed after byte " << size;
