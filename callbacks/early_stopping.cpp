@@ -10,7 +10,7 @@
 #include <torch/types.h>
 #include <torch/utils.h>
 
-#include <trainer/core/config.h>
+#include <callbacks/monitored.h>
 #include <trainer/core/error.h>
 #include <trainer/core/json.h>
 #include <trainer/core/log.h>
@@ -73,20 +73,11 @@ void EarlyStopping::check(Trainer& trainer, const char* when) {
 }
 
 std::optional<double> EarlyStopping::current(const Trainer& trainer, const char* when) {
-  const auto metrics = trainer.callback_metrics();
-  const auto found = metrics.find(init_.monitor);
-  if (found != metrics.end()) {
-    return found->second;
+  if (const auto value = find_metric(trainer, init_.monitor)) {
+    return value;
   }
-  std::vector<std::string> names;
-  std::string all;
-  for (const auto& [name, value] : metrics) {
-    names.push_back(name);
-    all += (all.empty() ? "" : ", ") + name;
-  }
-  const std::string text = fmt::format(
-      "EarlyStopping: there is no metric '{}' {}.{}\n  Logged so far: {}.", init_.monitor, when,
-      config::did_you_mean(init_.monitor, names), all.empty() ? "nothing" : all);
+  const std::string text =
+      fmt::format("EarlyStopping, {}: {}", when, no_such_metric(trainer, init_.monitor));
   if (init_.strict) {
     throw UsageError(text +
                      "\n  Log it with on_epoch=true; where only training logs it, set "

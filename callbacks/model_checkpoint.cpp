@@ -6,7 +6,8 @@
 
 #include <fmt/format.h>
 
-#include <trainer/core/config.h>
+#include <callbacks/monitored.h>
+#include <trainer/checkpoint/checkpoint.h>
 #include <trainer/core/error.h>
 #include <trainer/core/json.h>
 #include <trainer/core/log.h>
@@ -14,8 +15,6 @@
 
 namespace trainer {
 namespace {
-
-constexpr const char* kExtension = ".ckpt";
 
 /// The epoch that the present state belongs to: the one that just ended, where one did.
 int64_t epoch_of(const Trainer& trainer) {
@@ -89,9 +88,20 @@ void ModelCheckpoint::Init::validate() const {
 
 void ModelCheckpoint::on_train_start(Trainer& trainer, Module&) {
   run_ = trainer.run_directory();
-  if (run_) {
-    fs::create_directories(run_->checkpoints());
+  if (!run_) {
+    return;
   }
+  fs::create_directories(run_->checkpoints());
+  run_->remove_leftovers();
+  // A checkpoint that was resumed in another place, or whose neighbours were deleted.
+  const auto is_gone = [&](const std::string& name) {
+    std::error_code error;
+    return !std::filesystem::exists(run_->checkpoints() / name, error);
+  };
+  std::erase_if(kept_, [&](const auto& kept) { return is_gone(kept.first); });
+  best_ = !best_.empty() && is_gone(best_) ? "" : best_;
+  last_ = !last_.empty() && is_gone(last_) ? "" : last_;
+  write_pointers(trainer);
 }
 
 void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&,
@@ -128,7 +138,7 @@ void ModelCheckpoint::on_train_stop(Trainer& trainer, Module&) { save_last(train
 void ModelCheckpoint::on_train_end(Trainer& trainer, Module&) { save_last(trainer); }
 
 bool ModelCheckpoint::saves_after_validation(const Trainer& trainer) const {
-  return !init_.save_on_train_epoch_end.value_or(!trainer.validates_in_this_epoch());
+  return !init_.save_on_train_epoch_end.value_or(trainer.num_val_batches() == 0);
 }
 
 bool ModelCheckpoint::is_due_this_epoch(const Trainer& trainer) const {
@@ -147,7 +157,12 @@ void ModelCheckpoint::save_if_wanted(Trainer& trainer) {
 }
 
 void ModelCheckpoint::save_last(Trainer& trainer) {
-  if (run_ && trainer.progress().global_step != last_step_ && trainer.progress().global_step > 0) {
+  const int64_t step = trainer.progress().global_step;
+  const auto all = others(trainer);
+  const bool is_saved = last_step_ == step || std::any_of(all.begin(), all.end(), [&](auto* other) {
+                          return other->last_step_ == step;
+                        });
+  if (run_ && step > 0 && !is_saved) {
     save(trainer, std::nullopt);
   }
 }
@@ -176,10 +191,7 @@ void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
   last_step_ = trainer.progress().global_step;
   trainer.save_checkpoint(run_->checkpoints() /
                           name);  // holds the state above, this checkpoint included
-  run_->point("last", last_);
-  if (!best_.empty()) {
-    run_->point("best", best_);
-  }
+  write_pointers(trainer);
   // Only now, when the new one is complete and pointed to.
   remove(superseded);
   remove(dropped);
@@ -192,21 +204,12 @@ std::optional<double> ModelCheckpoint::score(const Trainer& trainer) const {
   if (!init_.monitor) {
     return static_cast<double>(trainer.progress().global_step);
   }
-  const auto metrics = trainer.callback_metrics();
-  const auto found = metrics.find(*init_.monitor);
-  if (found == metrics.end()) {
-    std::vector<std::string> names;
-    std::string all;
-    for (const auto& [name, value] : metrics) {
-      names.push_back(name);
-      all += (all.empty() ? "" : ", ") + name;
-    }
-    throw UsageError(fmt::format("ModelCheckpoint: no metric '{}' was logged.{} Logged so far: {}.",
-                                 *init_.monitor, config::did_you_mean(*init_.monitor, names),
-                                 all.empty() ? "nothing" : all));
+  const auto value = find_metric(trainer, *init_.monitor);
+  if (!value) {
+    throw UsageError("ModelCheckpoint: " + no_such_metric(trainer, *init_.monitor));
   }
   const double worst = (init_.mode == "min" ? 1 : -1) * std::numeric_limits<double>::infinity();
-  return std::isnan(found->second) ? worst : found->second;
+  return std::isnan(*value) ? worst : *value;
 }
 
 bool ModelCheckpoint::is_better(double a, double b) const {
@@ -227,17 +230,49 @@ std::string ModelCheckpoint::unused_name(const Trainer& trainer) const {
   values["step"] = static_cast<double>(trainer.progress().global_step);
   const std::string base =
       format_checkpoint_name(init_.filename, values, init_.auto_insert_metric_name);
-  std::string name = base + kExtension;
-  // A folder of that name that is not ours is never overwritten; one that a resumed run left behind
-  // is made anew.
-  for (int version = 1; kept_.contains(name) || name == last_; ++version) {
-    name = fmt::format("{}-v{}{}", base, version, kExtension);
+  std::string name = base + kCheckpointExtension;
+  // What an earlier run left behind under that name is replaced; what this run keeps is not.
+  const auto all = others(trainer);
+  const auto is_taken = [&] {
+    return owns(name) || std::any_of(all.begin(), all.end(),
+                                     [&](auto* other) { return other->owns(name); });
+  };
+  for (int version = 1; is_taken(); ++version) {
+    name = fmt::format("{}-v{}{}", base, version, kCheckpointExtension);
   }
   return name;
 }
 
+std::vector<const ModelCheckpoint*> ModelCheckpoint::others(const Trainer& trainer) const {
+  std::vector<const ModelCheckpoint*> found;
+  for (const auto& callback : trainer.callbacks()) {
+    const auto* other = dynamic_cast<const ModelCheckpoint*>(callback.get());
+    if (other != nullptr && other != this) {
+      found.push_back(other);
+    }
+  }
+  return found;
+}
+
+void ModelCheckpoint::write_pointers(const Trainer& trainer) const {
+  if (!last_.empty()) {
+    run_->point("last", last_);
+  }
+  // `best` is that of the first one with a monitor, or of the first.
+  const ModelCheckpoint* leader = nullptr;
+  for (const auto& callback : trainer.callbacks()) {
+    const auto* one = dynamic_cast<const ModelCheckpoint*>(callback.get());
+    if (one != nullptr && (leader == nullptr || (!leader->init_.monitor && one->init_.monitor))) {
+      leader = one;
+    }
+  }
+  if (leader == this && !best_.empty()) {
+    run_->point("best", best_);
+  }
+}
+
 void ModelCheckpoint::remove(const std::string& name) {
-  if (name.empty() || name == last_ || kept_.contains(name)) {
+  if (name.empty() || owns(name)) {
     return;
   }
   std::error_code error;

@@ -4,11 +4,16 @@
 //
 // Beside the checkpoint folders it keeps two pointer files: `last` names the newest one, which
 // always holds the state in which training ended, and `best` the best by `monitor` (without
-// monitor, the newest).
+// monitor, the newest). A run may have several of these callbacks, each with its own rules: none
+// touches what another keeps, and `best` follows the first that has a monitor.
+//
+// A resumed run goes on from the state of its checkpoint: folders that the earlier run saved after
+// it stay, until one of the same name replaces them.
 
 #include <map>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include <trainer/callback.h>
 #include <trainer/core/filesystem.h>
@@ -90,6 +95,10 @@ class ModelCheckpoint : public Callback {
   bool is_better(double a, double b) const;
   bool is_among_best(double score) const;
   std::string unused_name(const Trainer& trainer) const;
+  /// The other ones of this run.
+  std::vector<const ModelCheckpoint*> others(const Trainer& trainer) const;
+  bool owns(const std::string& name) const { return name == last_ || kept_.contains(name); }
+  void write_pointers(const Trainer& trainer) const;
   void remove(const std::string& name);
 
   Init init_;

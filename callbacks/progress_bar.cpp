@@ -113,7 +113,6 @@ void ProgressBar::on_train_start(Trainer& trainer, Module&) {
   validation_s_ = 0;
   num_batches_ = drawn_batches_ = 0;
   drawn_at_s_ = batches_per_s_ = 0;
-  step_metrics_.clear();
 }
 
 void ProgressBar::on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&,
@@ -125,14 +124,8 @@ void ProgressBar::on_train_batch_end(Trainer& trainer, Module&, const torch::Ten
 }
 
 void ProgressBar::on_train_epoch_end(Trainer& trainer, Module&) {
-  if (!shows_) {
-    return;
-  }
-  if (init_.leave && console::is_live()) {
+  if (shows_ && init_.leave && console::is_live()) {
     console::write_line(progress_line(training_state(trainer), live_columns()));
-  } else {
-    shown_metrics(
-        trainer);  // step values are gone when the epoch is over, and the last line shows them
   }
 }
 
@@ -148,7 +141,7 @@ void ProgressBar::on_train_end(Trainer& trainer, Module&) {
   if (num_batches_ > 0 && seconds > 0) {
     line += ", " + rate(static_cast<double>(num_batches_) / seconds);
   }
-  for (const auto& metric : shown_metrics(trainer)) {
+  for (const auto& metric : trainer.progress_bar_metrics()) {
     line += metric_text(metric);
   }
   console::write_line(line);
@@ -205,7 +198,7 @@ ProgressState ProgressBar::training_state(const Trainer& trainer) {
           .batch = trainer.progress().batch_idx,
           .num_batches = trainer.num_training_batches(),
           .batches_per_s = batches_per_s_,
-          .metrics = shown_metrics(trainer)};
+          .metrics = trainer.progress_bar_metrics()};
 }
 
 ProgressState ProgressBar::evaluation_state(const Trainer& trainer, int64_t batches) {
@@ -218,22 +211,9 @@ ProgressState ProgressBar::evaluation_state(const Trainer& trainer, int64_t batc
   } else if (trainer.stage() == Stage::kFit) {
     state.label = "validation";
     state.num_batches = trainer.num_val_batches();
-    state.metrics = shown_metrics(trainer);
+    state.metrics = trainer.progress_bar_metrics();
   }
   return state;
-}
-
-Metrics ProgressBar::shown_metrics(const Trainer& trainer) {
-  if (auto metrics = trainer.progress_bar_metrics(); !metrics.empty()) {
-    step_metrics_ = std::move(metrics);
-  }
-  Metrics shown = step_metrics_;
-  for (const auto& [name, value] : trainer.callback_metrics()) {
-    if (name.starts_with("val")) {
-      shown.emplace_back(name, value);
-    }
-  }
-  return shown;
 }
 
 double ProgressBar::training_s() const { return now_s() - train_begin_ - validation_s_; }

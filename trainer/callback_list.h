@@ -25,6 +25,9 @@ class CallbackList {
     }
   }
 
+  /// In the order in which they are called.
+  const std::vector<std::shared_ptr<Callback>>& all() const { return all_; }
+
   /// Calls a hook of every callback: `callbacks.call<&Callback::on_train_start>()`.
   template <auto Hook, class... Args>
   void call(Args&&... args) {

@@ -132,7 +132,7 @@ Metrics EvalLoop::run(EvalKind kind, DataLoader& loader, int64_t num_batches) {
   // After the isolation above has ended, so that a checkpoint saved here holds the random state of
   // training.
   if (kind == EvalKind::kValidation) {
-    run_.validation_metrics = {result.begin(), result.end()};
+    run_.metrics.validation = {result.begin(), result.end()};
     run_.callbacks.call_monitoring<&C::on_validation_end>();
   }
   return result;

@@ -18,6 +18,26 @@ namespace trainer {
 
 using C = Callback;
 
+namespace {
+
+nlohmann::json to_json(const std::map<std::string, double>& metrics) {
+  auto all = nlohmann::json::object();
+  for (const auto& [name, value] : metrics) {
+    all[name] = json::number(value);
+  }
+  return all;
+}
+
+std::map<std::string, double> from_json(const nlohmann::json& saved) {
+  std::map<std::string, double> metrics;
+  for (const auto& [name, value] : saved.items()) {
+    metrics[name] = json::to_double(value);
+  }
+  return metrics;
+}
+
+}  // namespace
+
 FitLoop::FitLoop(Run& run, const bool& should_stop)
     : run_(run),
       module_(run.module),
@@ -61,6 +81,8 @@ void FitLoop::run() {
                     train_loader_.dataset().size(), train_loader_.options().batch_size,
                     train_loader_.options().drop_last));
   }
+  check_restored_data();
+  (void)batches_between_validations();  // throws for an interval that no epoch reaches
   module_.train();
   metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_start");
   callbacks_.call<&C::on_train_start>();
@@ -109,8 +131,8 @@ void FitLoop::run_epoch() {
     module_.on_train_epoch_start();
     epoch_started_ = true;
   }
-  train_loader_.start(progress_.current_epoch, progress_.batch_idx,
-                      num_batches_ - progress_.batch_idx);
+  const int64_t left = std::max<int64_t>(0, num_batches_ - progress_.batch_idx);
+  train_loader_.start(progress_.current_epoch, progress_.batch_idx, left);
   for (;;) {
     if (at_step_edge()) {
       if (validation_is_due()) {
@@ -201,12 +223,9 @@ void FitLoop::end_epoch() {
   metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_epoch_end");
   callbacks_.call_acting<&C::on_train_epoch_end>();
   module_.on_train_epoch_end();
-  for (const auto& [name, value] : metrics_.fresh_values()) {
-    run_.callback_metrics[name] =
-        value;  // where a name has an epoch value too, that one follows and wins
-  }
+  publish_step_values();  // where a name has an epoch value too, that one follows and wins
   run_.publish_epoch(metrics_);
-  const bool is_whole = progress_.batch_idx == num_batches_;
+  const bool is_whole = progress_.batch_idx >= num_batches_;
   metrics_.reset_epoch();
   epoch_done_ = is_whole;
   callbacks_.call_monitoring<&C::on_train_epoch_end>();
@@ -220,10 +239,44 @@ void FitLoop::end_epoch() {
 }
 
 void FitLoop::validate() {
-  validated_at_ =
-      progress_
-          .batch_idx;  // first, so that a checkpoint saved at its end does not ask for it again
+  // First, so that a checkpoint saved at its end does not ask for it again.
+  validated_at_ = progress_.batch_idx;
+  publish_step_values();  // what validation logs is newer
   eval_loop_.run(EvalKind::kValidation, val_loader_, num_val_batches_);
+}
+
+void FitLoop::publish_step_values() {
+  for (const auto& [name, value] : metrics_.new_values()) {
+    run_.metrics.newest[name] = value;
+  }
+  for (const auto& [name, value] : metrics_.progress_bar_metrics()) {
+    run_.metrics.prog_bar[name] = value;
+  }
+  metrics_.forget_new_values();
+}
+
+nlohmann::json FitLoop::data_shape() const {
+  if (!train_loader_) {
+    return nullptr;  // before the first epoch
+  }
+  return {{"samples", train_loader_.dataset().size()},
+          {"batch_size", train_loader_.options().batch_size},
+          {"shuffle", train_loader_.options().shuffle},
+          {"accumulate_grad_batches", run_.config.accumulate_grad_batches}};
+}
+
+void FitLoop::check_restored_data() {
+  const auto saved = std::exchange(restored_data_, {});
+  if (progress_.batch_idx == 0 || saved.is_null()) {
+    return;
+  }
+  if (saved != data_shape()) {
+    throw CheckpointError(fmt::format(
+        "the checkpoint was saved within epoch {}, after batch {}, over data of {}; now it is {}. "
+        "The rest of that epoch would be other samples.\n  Resume with the same data and settings, "
+        "or from a checkpoint at the end of an epoch.",
+        progress_.current_epoch, progress_.batch_idx, saved.dump(), data_shape().dump()));
+  }
 }
 
 void FitLoop::fill_window() {
@@ -320,15 +373,25 @@ bool FitLoop::validation_is_due() const {
       validated_at_ == progress_.batch_idx) {
     return false;
   }
+  // Due once a multiple of it was passed since validation ran last.
+  const int64_t every = batches_between_validations();
+  return progress_.batch_idx / every > std::max<int64_t>(validated_at_, 0) / every;
+}
+
+int64_t FitLoop::batches_between_validations() const {
   const auto& interval = run_.config.val_check_interval;
   const auto* count = std::get_if<int64_t>(&interval);
-  const int64_t every =
-      count != nullptr
-          ? *count
-          : std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(num_batches_) *
-                                                      std::get<double>(interval)));
-  // Due once a multiple of `every` was passed since validation ran last.
-  return progress_.batch_idx / every > std::max<int64_t>(validated_at_, 0) / every;
+  if (count == nullptr) {
+    const double batches = static_cast<double>(num_batches_) * std::get<double>(interval);
+    return std::max<int64_t>(1, static_cast<int64_t>(batches));
+  }
+  if (*count > num_batches_ && num_val_batches_ > 0) {
+    throw ConfigError(fmt::format(
+        "trainer.val_check_interval: {} batches, but an epoch has {}: validation would never run. "
+        "Give at most {}, or a fraction of an epoch as a float (1.0), or check_val_every_n_epoch.",
+        *count, num_batches_, num_batches_));
+  }
+  return *count;
 }
 
 bool FitLoop::is_done() const {
@@ -350,11 +413,11 @@ nlohmann::json FitLoop::state_dict() {
       {"validated_at", epoch_done_ ? -1 : validated_at_},
       {"rng", {{"cpu", hash::to_hex(get_rng_state())}}},
       {"metrics", metrics_.state_dict()},
-      {"callback_metrics", nlohmann::json::object()},
+      {"data", data_shape()},
+      {"newest_metrics", to_json(run_.metrics.newest)},
+      {"validation_metrics", to_json(run_.metrics.validation)},
+      {"prog_bar_metrics", to_json(run_.metrics.prog_bar)},
   };
-  for (const auto& [name, value] : run_.callback_metrics) {
-    state["callback_metrics"][name] = json::number(value);
-  }
   if (lr_scheduler_.scheduler != nullptr) {
     state["lr_scheduler"] = lr_scheduler_.scheduler->state_dict();
   }
@@ -367,9 +430,10 @@ void FitLoop::load_state_dict(const nlohmann::json& state) {
   validated_at_ = state.at("validated_at");
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
   metrics_.load_state_dict(state.at("metrics"));
-  for (const auto& [name, value] : state.at("callback_metrics").items()) {
-    run_.callback_metrics[name] = json::to_double(value);
-  }
+  restored_data_ = state.at("data");
+  run_.metrics.newest = from_json(state.at("newest_metrics"));
+  run_.metrics.validation = from_json(state.at("validation_metrics"));
+  run_.metrics.prog_bar = from_json(state.at("prog_bar_metrics"));
   if (lr_scheduler_.scheduler != nullptr && state.contains("lr_scheduler")) {
     lr_scheduler_.scheduler->load_state_dict(state.at("lr_scheduler"));
   }

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include <nlohmann/json_fwd.hpp>
+#include <nlohmann/json.hpp>
 
 #include <trainer/eval_loop.h>
 #include <trainer/metrics.h>
@@ -42,6 +42,8 @@ class FitLoop {
 
   /// Loop counters, schedule, unfinished epoch metrics. Defined at a step's edge only.
   nlohmann::json state_dict();
+  /// What is restored within an epoch is checked against the data when run() has opened it, which
+  /// throws CheckpointError where the position means other samples now.
   void load_state_dict(const nlohmann::json& state);
 
  private:
@@ -58,7 +60,12 @@ class FitLoop {
   void train_batch(Batch batch, const Window& window, int64_t batch_idx);
   void end_epoch();
   void validate();
+  /// Makes the step values logged so far the newest of their names.
+  void publish_step_values();
+  int64_t batches_between_validations() const;
 
+  nlohmann::json data_shape() const;
+  void check_restored_data();
   void fill_window();
   Window take_window();
   void check_loss(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const;
@@ -91,7 +98,8 @@ class FitLoop {
   bool epoch_started_ = false;    // on_train_epoch_start was called for current_epoch
   bool epoch_done_ = false;       // current_epoch is finished, the counters do not say so yet
   bool sanity_checking_ = false;
-  std::string restored_rng_;  // random state of a checkpoint, until training goes on
+  nlohmann::json restored_data_;  // shape of the data a checkpoint was saved with, within an epoch
+  std::string restored_rng_;      // random state of a checkpoint, until training goes on
 };
 
 }  // namespace trainer

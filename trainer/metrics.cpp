@@ -93,7 +93,7 @@ void MetricCollector::log(std::string_view name, const torch::Tensor& value,
     return;
   }
   Entry& e = entry(name, options);
-  e.fresh = true;
+  e.fresh = e.is_new = true;
   e.device_last = value.variable_data();  // without the graph, which would otherwise live on
   if (*e.options.on_epoch) {
     const auto weight = static_cast<double>(options.batch_size.value_or(batch_size_));
@@ -104,7 +104,7 @@ void MetricCollector::log(std::string_view name, const torch::Tensor& value,
 
 void MetricCollector::log(std::string_view name, double value, const LogOptions& options) {
   Entry& e = entry(name, options);
-  e.fresh = true;
+  e.fresh = e.is_new = true;
   e.last = value;
   if (*e.options.on_epoch) {
     const auto weight = static_cast<double>(options.batch_size.value_or(batch_size_));
@@ -194,11 +194,11 @@ Metrics MetricCollector::progress_bar_metrics() {
   return metrics;
 }
 
-Metrics MetricCollector::fresh_values() {
+Metrics MetricCollector::new_values() {
   fetch();
   Metrics metrics;
   for (const auto& e : entries_) {
-    if (e.fresh && *e.options.on_step) {
+    if (e.is_new && *e.options.on_step) {
       metrics.emplace_back(e.name, e.last);
       if (*e.options.on_epoch) {
         metrics.emplace_back(e.name + "_step", e.last);
@@ -206,6 +206,12 @@ Metrics MetricCollector::fresh_values() {
     }
   }
   return metrics;
+}
+
+void MetricCollector::forget_new_values() {
+  for (auto& e : entries_) {
+    e.is_new = false;
+  }
 }
 
 std::vector<MetricCollector::EpochValue> MetricCollector::reduce_epoch(Strategy& strategy) {
@@ -241,10 +247,6 @@ void MetricCollector::reset_epoch() {
   }
 }
 
-bool MetricCollector::has_epoch_values() const {
-  return std::any_of(entries_.begin(), entries_.end(), [](const Entry& e) { return e.has_epoch; });
-}
-
 nlohmann::json MetricCollector::state_dict() {
   fetch();
   auto state = nlohmann::json::array();
@@ -256,6 +258,7 @@ nlohmann::json MetricCollector::state_dict() {
                      {"logger", e.options.logger},
                      {"reduce_fx", static_cast<int>(e.options.reduce_fx)},
                      {"fresh", e.fresh},
+                     {"is_new", e.is_new},
                      {"has_epoch", e.has_epoch},
                      {"last", json::number(e.last)},
                      {"reduced", json::number(e.reduced)},
@@ -276,6 +279,7 @@ void MetricCollector::load_state_dict(const nlohmann::json& state) {
                  .logger = saved.at("logger"),
                  .reduce_fx = static_cast<ReduceFx>(saved.at("reduce_fx").get<int>())};
     e.fresh = saved.at("fresh");
+    e.is_new = saved.at("is_new");
     e.has_epoch = saved.at("has_epoch");
     e.last = json::to_double(saved.at("last"));
     e.reduced = json::to_double(saved.at("reduced"));

@@ -58,13 +58,13 @@ class MetricCollector {
   /// progress bar.
   Metrics step_metrics();
   Metrics progress_bar_metrics();
-  /// Step values newer than the last epoch's end, under every name a callback may ask for.
-  Metrics fresh_values();
+  /// Step values logged since the last forget_new_values(), under every name a callback may ask for.
+  Metrics new_values();
+  void forget_new_values();
   /// The epoch's reductions over its batches and over `strategy`'s ranks. Collective: yes. Syncs:
-  /// yes. `for_logger` keeps only those that loggers write; names carry _epoch where the step is
-  /// logged too.
+  /// yes.
   struct EpochValue {
-    std::string name;        // as loggers see it
+    std::string name;        // as loggers see it: with _epoch where the step is logged too
     std::string plain_name;  // as it was logged
     double value;
     bool logger;
@@ -73,8 +73,6 @@ class MetricCollector {
   std::vector<EpochValue> reduce_epoch(Strategy& strategy);
   /// Forgets the epoch's sums; called after reduce_epoch().
   void reset_epoch();
-  /// Whether anything was logged for the epoch since reset_epoch().
-  bool has_epoch_values() const;
 
   nlohmann::json state_dict();
   void load_state_dict(const nlohmann::json& state);
@@ -84,6 +82,7 @@ class MetricCollector {
     std::string name;
     LogOptions options;  // with on_step and on_epoch resolved
     bool fresh = false;  // logged since the last epoch's end
+    bool is_new = false;  // logged since forget_new_values()
     bool has_epoch = false;
     double last = 0;
     double reduced = 0;  // sum of value * weight, sum, minimum or maximum

@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <torch/version.h>
+#include <zlib.h>
 
 #include <trainer/core/seed.h>
 #include <trainer/version.h>
@@ -76,7 +77,7 @@ std::string output_of(const char* command) {
 nlohmann::json git_state() {
   // One process start: the commit on the first line, then one line for each changed file.
   const std::string text =
-      output_of("git rev-parse HEAD 2>/dev/null && git status --porcelain 2>/dev/null");
+      output_of("git rev-parse HEAD 2>/dev/null && git --no-optional-locks status --porcelain 2>/dev/null");
   const size_t end = text.find('\n');
   if (end == std::string::npos) {
     return nullptr;
@@ -121,7 +122,17 @@ nlohmann::json provenance(uint64_t seed) {
           {"seed", seed},
           {"git", git_state()},
           {"build_id", build_id()},
-          {"libraries", {{"trainer", kVersion}, {"libtorch", TORCH_VERSION}}}};
+          {"libraries",
+           {{"trainer", kVersion},
+            {"libtorch", TORCH_VERSION},
+            {"yaml-cpp", TRAINER_YAML_CPP_VERSION},
+            {"nlohmann_json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
+                                          NLOHMANN_JSON_VERSION_MINOR,
+                                          NLOHMANN_JSON_VERSION_PATCH)},
+            {"fmt", TRAINER_FMT_VERSION},
+            {"spdlog", TRAINER_SPDLOG_VERSION},
+            {"zlib", ::zlibVersion()},
+            {"compiler", __VERSION__}}}};
 }
 
 void write_provenance(const fs::Path& run_dir, const DataModule& data) {

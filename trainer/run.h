@@ -18,6 +18,13 @@
 
 namespace trainer {
 
+/// Metrics by name, as callbacks and the progress bar ask for them.
+struct RunMetrics {
+  std::map<std::string, double> newest;      // of every metric, under each name it has
+  std::map<std::string, double> validation;  // of the newest validation
+  std::map<std::string, double> prog_bar;    // those logged with prog_bar, up to the last epoch's end
+};
+
 struct Run {
   const TrainerConfig& config;
   Module& module;
@@ -27,31 +34,33 @@ struct Run {
   CallbackList callbacks;
   const std::vector<std::shared_ptr<Logger>>& loggers;
   Progress& progress;
-  /// The newest value of every metric under its plain name, for callbacks.
-  std::map<std::string, double>& callback_metrics;
-  /// The metrics of the newest validation.
-  std::map<std::string, double>& validation_metrics;
+  RunMetrics& metrics;
+  /// What config.yaml and the loggers tell of the run.
+  config::Node hyperparams;
 
   /// Hands a row to every logger, with the epoch, at the step that Lightning gives it.
-  void log_metrics(Metrics metrics) {
-    if (metrics.empty() || loggers.empty()) {
+  void log_metrics(Metrics row) {
+    if (row.empty() || loggers.empty()) {
       return;
     }
-    metrics.emplace_back("epoch", static_cast<double>(progress.current_epoch));
+    row.emplace_back("epoch", static_cast<double>(progress.current_epoch));
     const int64_t step = progress.global_step > 0 ? progress.global_step - 1 : 0;
     for (const auto& logger : loggers) {
-      logger->log_metrics(metrics, step);
+      logger->log_metrics(row, step);
     }
   }
 
-  /// Reduces the epoch's metrics, gives them to callback_metrics and to the loggers as one row, and
+  /// Reduces the epoch's metrics, gives them to `metrics` and to the loggers as one row, and
   /// returns them all. Collective: yes.
-  Metrics publish_epoch(MetricCollector& metrics) {
+  Metrics publish_epoch(MetricCollector& collector) {
     Metrics all;
     Metrics row;
-    for (const auto& value : metrics.reduce_epoch(strategy)) {
-      callback_metrics[value.plain_name] = value.value;
-      callback_metrics[value.name] = value.value;
+    for (const auto& value : collector.reduce_epoch(strategy)) {
+      metrics.newest[value.plain_name] = value.value;
+      metrics.newest[value.name] = value.value;
+      if (value.prog_bar) {
+        metrics.prog_bar[value.name] = value.value;
+      }
       all.emplace_back(value.name, value.value);
       if (value.logger) {
         row.emplace_back(value.name, value.value);

@@ -14,7 +14,6 @@ namespace trainer {
 namespace {
 
 constexpr std::string_view kPrefix = "version_";
-constexpr std::string_view kExtension = ".ckpt";
 
 /// N of `version_N`, or -1.
 int64_t version_of(const fs::Path& path) {
@@ -112,24 +111,32 @@ std::optional<fs::Path> RunDirectory::follow(const std::string& pointer) const {
   return checkpoints() / name;
 }
 
-std::optional<fs::Path> RunDirectory::last() const {
-  if (auto pointed = follow("last")) {
-    return pointed;
-  }
-  std::optional<fs::Path> newest;
-  int64_t most_steps = -1;
+std::vector<fs::Path> RunDirectory::newest_first() const {
+  const auto pointed = follow("last");
+  std::vector<std::pair<int64_t, fs::Path>> by_steps;
   std::error_code error;  // a run without checkpoints
   for (const auto& entry : std::filesystem::directory_iterator(checkpoints(), error)) {
-    if (entry.path().extension() != kExtension) {
+    if (entry.path().extension() != kCheckpointExtension || entry.path() == pointed) {
       continue;
     }
-    if (const auto words = about(entry.path());
-        words && words->value("global_step", int64_t{0}) > most_steps) {
-      most_steps = words->value("global_step", int64_t{0});
-      newest = entry.path();
+    if (const auto words = about(entry.path())) {
+      by_steps.emplace_back(words->value("global_step", int64_t{0}), entry.path());
     }
   }
-  return newest;
+  std::sort(by_steps.rbegin(), by_steps.rend());
+  std::vector<fs::Path> found;
+  if (pointed) {
+    found.push_back(*pointed);
+  }
+  for (const auto& [steps, path] : by_steps) {
+    found.push_back(path);
+  }
+  return found;
+}
+
+std::optional<fs::Path> RunDirectory::last() const {
+  const auto found = newest_first();
+  return found.empty() ? std::nullopt : std::optional(found.front());
 }
 
 std::optional<fs::Path> RunDirectory::best() const { return follow("best"); }
@@ -138,10 +145,20 @@ void RunDirectory::point(const std::string& pointer, const std::string& checkpoi
   fs::write_text_atomically(checkpoints() / pointer, checkpoint_name + "\n");
 }
 
-fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run,
-                            const fs::Path& root, const std::string& module_class) {
-  if (ckpt_path != "last" && ckpt_path != "best") {
-    return ckpt_path;
+void RunDirectory::remove_leftovers() const {
+  std::error_code error;  // a run without checkpoints, or a leftover that stays: it harms nobody
+  for (const auto& entry : std::filesystem::directory_iterator(checkpoints(), error)) {
+    if (entry.path().filename().string().find(kTemporaryCheckpoint) != std::string::npos) {
+      std::filesystem::remove_all(entry.path(), error);
+    }
+  }
+}
+
+CheckpointReader open_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run,
+                                 const fs::Path& root, const std::string& module_class) {
+  const bool is_last = ckpt_path == "last";
+  if (!is_last && ckpt_path != "best") {
+    return CheckpointReader(ckpt_path);
   }
   const auto directory =
       run ? std::optional(RunDirectory(*run)) : RunDirectory::newest(root, module_class);
@@ -151,13 +168,26 @@ fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs
         "run by --run or the checkpoint by its path.",
         ckpt_path, root.string(), module_class));
   }
-  const auto checkpoint = ckpt_path == "best" ? directory->best() : directory->last();
-  if (!checkpoint) {
+  std::vector<fs::Path> candidates;
+  if (is_last) {
+    candidates = directory->newest_first();
+  } else if (const auto best = directory->best()) {
+    candidates = {*best};
+  }
+  if (candidates.empty()) {
     throw DataError(fmt::format(
         "--ckpt_path={}: {} has no such checkpoint.\n  Try --ckpt_path=last, or give a path.",
         ckpt_path, directory->path().string()));
   }
-  return *checkpoint;
+  for (size_t i = 0; i + 1 < candidates.size(); ++i) {
+    try {
+      return CheckpointReader(candidates[i]);
+    } catch (const CheckpointError& error) {
+      log::warning(fmt::format("{}\n  Trying the one before it, {}.", error.what(),
+                               candidates[i + 1].string()));
+    }
+  }
+  return CheckpointReader(candidates.back());
 }
 
 }  // namespace trainer

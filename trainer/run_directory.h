@@ -7,7 +7,9 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
+#include <trainer/checkpoint/checkpoint.h>
 #include <trainer/core/filesystem.h>
 
 namespace trainer {
@@ -29,10 +31,15 @@ class RunDirectory {
   /// The checkpoint that `last` or `best` names. Where the pointer is missing or names no complete
   /// checkpoint, `last` is the complete one with the most steps, and `best` is nothing.
   std::optional<fs::Path> last() const;
+  /// Every complete checkpoint as far as manifests tell: the one that `last` names, then by steps.
+  std::vector<fs::Path> newest_first() const;
   std::optional<fs::Path> best() const;
 
   /// Writes a pointer file. Throws IoError.
   void point(const std::string& pointer, const std::string& checkpoint_name) const;
+
+  /// Removes what a killed process left half-written; for the holder of the folder's lock.
+  void remove_leftovers() const;
 
  private:
   std::optional<fs::Path> follow(const std::string& pointer) const;
@@ -40,10 +47,11 @@ class RunDirectory {
   fs::Path path_;
 };
 
-/// The checkpoint folder that `--ckpt_path` means: "last", "best" or a path. `run` narrows last and
-/// best to one run; else they come from the newest run below `root` with this module class. Throws
-/// DataError where there is none.
-fs::Path resolve_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run,
-                            const fs::Path& root, const std::string& module_class);
+/// Opens the checkpoint that `--ckpt_path` means: "last", "best" or a path. `run` narrows last and
+/// best to one run; else they come from the newest run below `root` with this module class. Where
+/// the last one is damaged, the newest whole one is taken, with a warning. Throws DataError where
+/// there is none, and as CheckpointReader does.
+CheckpointReader open_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run,
+                                 const fs::Path& root, const std::string& module_class);
 
 }  // namespace trainer

@@ -3,31 +3,34 @@
 #include <signal.h>
 
 #include <array>
-#include <csignal>
+#include <atomic>
 
 namespace trainer {
 namespace {
 
-volatile std::sig_atomic_t received_signal = 0;
+std::atomic<int> first_signal = 0;
+std::atomic<bool> interrupted = false;
+static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free,
+              "a signal handler may use these");
 
 constexpr std::array<int, 3> kSignals = {SIGINT, SIGTERM, SIGUSR1};
 std::array<struct sigaction, 3> previous;
 
 void on_signal(int signal) {
-  if (received_signal == SIGINT && signal == SIGINT) {
+  if (signal == SIGINT && interrupted.exchange(true)) {
     ::signal(SIGINT, SIG_DFL);
     ::raise(SIGINT);
     return;
   }
-  if (received_signal == 0) {
-    received_signal = signal;
-  }
+  int none = 0;
+  first_signal.compare_exchange_strong(none, signal);
 }
 
 }  // namespace
 
 SignalScope::SignalScope() {
-  received_signal = 0;
+  first_signal = 0;
+  interrupted = false;
   struct sigaction action {};
   action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
@@ -43,6 +46,6 @@ SignalScope::~SignalScope() {
   }
 }
 
-int SignalScope::received() { return received_signal; }
+int SignalScope::received() { return first_signal; }
 
 }  // namespace trainer

@@ -1,16 +1,10 @@
 #include <trainer/trainer.h>
 
 #include <algorithm>
-#include <set>
-#include <typeinfo>
 
-#include <c10/util/Type.h>
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 #include <trainer/builtins.h>
-#include <trainer/checkpoint/checkpoint.h>
-#include <trainer/checkpoint/module_state.h>
 #include <trainer/core/error.h>
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
@@ -18,8 +12,8 @@
 #include <trainer/precision.h>
 #include <trainer/provenance.h>
 #include <trainer/run.h>
+#include <trainer/run_state.h>
 #include <trainer/signals.h>
-#include <trainer/version.h>
 
 namespace trainer {
 namespace {
@@ -47,64 +41,15 @@ TrainerConfig resolved(const TrainerConfig& config) {
   return result;
 }
 
-/// Class name, its own key, and a number where two would be alike: what a checkpoint calls a
-/// callback or logger.
-template <class T>
-class StateKeys {
- public:
-  std::string operator()(const T& object) {
-    std::string key = c10::demangle(typeid(object).name());
-    key = key.substr(key.rfind(':') == std::string::npos ? 0 : key.rfind(':') + 1);
-    if constexpr (requires { object.state_key(); }) {
-      key += object.state_key().empty() ? "" : "/" + object.state_key();
-    }
-    const std::string base = key;
-    for (int i = 2; !used_.insert(key).second; ++i) {
-      key = fmt::format("{}#{}", base, i);
-    }
-    return key;
-  }
-
- private:
-  std::set<std::string> used_;
-};
-
-template <class T>
-nlohmann::json save_states(const std::vector<std::shared_ptr<T>>& objects) {
-  auto states = nlohmann::json::object();
-  StateKeys<T> keys;
-  for (const auto& object : objects) {
-    const std::string key = keys(*object);
-    if (auto state = object->state_dict(); !state.is_null()) {
-      states[key] = std::move(state);
-    }
-  }
-  return states;
-}
-
-template <class T>
-void load_states(const std::vector<std::shared_ptr<T>>& objects, const nlohmann::json& states) {
-  StateKeys<T> keys;
-  for (const auto& object : objects) {
-    const auto state = states.find(keys(*object));
-    if (state != states.end()) {
-      object->load_state_dict(*state);
-    }
-  }
-}
-
-constexpr const char* kWeights = "model.safetensors";
-constexpr const char* kOptimizer = "optimizer-rank00000.safetensors";
-constexpr const char* kState = "trainer_state.json";
-
 }  // namespace
 
-Trainer::Trainer(TrainerConfig config) : config_(resolved(config)) {
+Trainer::Trainer(TrainerConfig config)
+    : config_(resolved(config)), metrics_(std::make_unique<RunMetrics>()) {
   strategy_ = config_.strategy.create();
   strategy_->set_device(config_.accelerator.create()->device(/*local_rank=*/0));
   precision_ = std::make_unique<Precision>(config_.precision);
   add_default_callbacks();
-  create_callbacks_and_loggers();
+  create_callbacks();
 }
 
 Trainer::~Trainer() = default;
@@ -124,46 +69,36 @@ void Trainer::add_default_callbacks() {
   }
 }
 
-void Trainer::create_callbacks_and_loggers() {
+void Trainer::create_callbacks() {
   callbacks_.clear();
   for (const auto& spec : config_.callbacks) {
     callbacks_.push_back(spec.create());
   }
-  loggers_.clear();
-  for (const auto& spec : config_.logger) {
-    loggers_.push_back(spec.create());
-  }
+  callbacks_are_used_ = false;
 }
 
 void Trainer::fit(Module& module, DataModule& data, const CkptPath& ckpt_path) {
-  if (progress_.global_step > 0) {
-    create_callbacks_and_loggers();  // what they remember belongs to an earlier run
+  if (callbacks_are_used_) {
+    create_callbacks();  // what they remember belongs to another run
   }
   progress_ = {};
-  callback_metrics_.clear();
-  validation_metrics_.clear();
-  stop_signal_ = 0;
+  *metrics_ = {};
   should_stop = false;
-  execute(Stage::kFit, module, data, ckpt_path, [&](Run& run, const CheckpointReader* checkpoint) {
+  execute(Stage::kFit, module, data, ckpt_path, [&](const SavedRun* saved) {
     const SignalScope signals;
-    FitLoop loop(run, should_stop);
-    loop.setup();
-    fit_loop_ = &loop;
-    run.callbacks.call<&C::on_fit_start>();
+    fit_loop_ = std::make_unique<FitLoop>(*run_, should_stop);
+    fit_loop_->setup();
+    run_->callbacks.call<&C::on_fit_start>();
     module.on_fit_start();
-    if (checkpoint != nullptr) {
-      const auto state = checkpoint->json(kState);
-      loop.load_state_dict(state.at("loop"));
-      load_optimizer(module, loop.optimizer(), checkpoint->tensors(kOptimizer),
-                     state.at("optimizer_groups"));
-      log::info(fmt::format("resuming from {} (epoch {}, step {})", checkpoint->path().string(),
+    if (saved != nullptr) {
+      saved->restore_loop(*fit_loop_, module);
+      log::info(fmt::format("resuming from {} (epoch {}, step {})", saved->path().string(),
                             progress_.current_epoch, progress_.global_step));
     }
-    loop.run();
+    fit_loop_->run();
     stop_signal_ = SignalScope::received();
-    run.callbacks.call<&C::on_fit_end>();
+    run_->callbacks.call<&C::on_fit_end>();
     module.on_fit_end();
-    fit_loop_ = nullptr;
   });
 }
 
@@ -183,7 +118,7 @@ Trainer::MetricMap Trainer::test(Module& module, DataModule& data, const CkptPat
 Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& data,
                                      const CkptPath& ckpt_path) {
   MetricMap result;
-  execute(stage, module, data, ckpt_path, [&](Run& run, const CheckpointReader*) {
+  execute(stage, module, data, ckpt_path, [&](const SavedRun*) {
     const bool is_test = stage == Stage::kTest;
     DataLoader loader = is_test ? data.test_dataloader() : data.val_dataloader();
     if (!loader) {
@@ -193,8 +128,8 @@ Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& da
     const auto& limit = is_test ? config_.limit_test_batches : config_.limit_val_batches;
     const int64_t batches =
         limited_batches(limit, loader.size(), is_test ? "limit_test_batches" : "limit_val_batches");
-    for (const auto& [name, value] :
-         EvalLoop(run).run(is_test ? EvalKind::kTest : EvalKind::kValidation, loader, batches)) {
+    const auto kind = is_test ? EvalKind::kTest : EvalKind::kValidation;
+    for (const auto& [name, value] : EvalLoop(*run_).run(kind, loader, batches)) {
       result[name] = value;
     }
   });
@@ -204,59 +139,63 @@ Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& da
 std::vector<torch::Tensor> Trainer::predict(Module& module, DataModule& data,
                                             const CkptPath& ckpt_path) {
   std::vector<torch::Tensor> predictions;
-  execute(Stage::kPredict, module, data, ckpt_path, [&](Run& run, const CheckpointReader*) {
+  execute(Stage::kPredict, module, data, ckpt_path, [&](const SavedRun*) {
     DataLoader loader = data.predict_dataloader();
     if (!loader) {
       throw DataError("predict: the data module has no predict_dataloader(). Override it.");
     }
     const int64_t batches =
         limited_batches(config_.limit_predict_batches, loader.size(), "limit_predict_batches");
-    predictions = EvalLoop(run).predict(loader, batches);
+    predictions = EvalLoop(*run_).predict(loader, batches);
   });
   return predictions;
 }
 
 void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path,
-                      const Body& body) {
+                      const std::function<void(const SavedRun*)>& body) {
+  // Whatever way a stage ends, nothing of it stays behind.
+  struct Cleanup {
+    Trainer& trainer;
+    ~Cleanup() {
+      trainer.fit_loop_.reset();
+      trainer.run_.reset();
+      trainer.lock_.reset();
+    }
+  } const cleanup{*this};
   stage_ = stage;
-  std::unique_ptr<const CheckpointReader> checkpoint;
-  if (ckpt_path) {
-    const auto searched =
-        searched_run_ ? searched_run_ : (run_directory_ ? std::optional(run_dir()) : std::nullopt);
-    checkpoint = std::make_unique<CheckpointReader>(
-        resolve_checkpoint(*ckpt_path, searched, config_.default_root_dir, class_name(module)));
+  stop_signal_ = 0;
+  callbacks_are_used_ = true;
+  loggers_.clear();
+  for (const auto& spec : config_.logger) {
+    loggers_.push_back(spec.create());
   }
-  Run run{config_,
-          module,
-          data,
-          *strategy_,
-          *precision_,
-          CallbackList(*this, module, callbacks_),
-          loggers_,
-          progress_,
-          callback_metrics_,
-          validation_metrics_};
-  run_ = &run;
+  run_.reset(new Run{config_, module, data, *strategy_, *precision_,
+                     CallbackList(*this, module, callbacks_), loggers_, progress_, *metrics_,
+                     hyperparams_.is_null() ? hyperparams_of(module) : hyperparams_});
   try {
-    open_run_directory(stage, run, checkpoint.get());
-    set_up(run, checkpoint.get());
-    body(run, checkpoint.get());
-    tear_down(run, stop_signal_ != 0 ? "interrupted" : "success");
+    std::optional<CheckpointReader> checkpoint;
+    std::optional<SavedRun> saved;
+    if (ckpt_path) {
+      const auto own_run = run_directory_ ? std::optional(run_dir()) : std::nullopt;
+      checkpoint = open_checkpoint(*ckpt_path, searched_run_ ? searched_run_ : own_run,
+                                   config_.default_root_dir, class_name(module));
+      saved.emplace(*checkpoint);
+    }
+    claim_run_directory(saved ? &*saved : nullptr);
+    set_up(saved ? &*saved : nullptr);
+    body(saved ? &*saved : nullptr);
+    tear_down(stop_signal_ != 0 ? "interrupted" : "success");
   } catch (const std::exception& error) {
-    tell_of_failure(run, error);
-    fit_loop_ = nullptr;
-    run_ = nullptr;
+    tell_of_failure(error);
     throw;
   } catch (...) {
-    fit_loop_ = nullptr;
-    run_ = nullptr;
+    tell_of_failure(UsageError("something was thrown that is no std::exception"));
     throw;
   }
-  run_ = nullptr;
 }
 
 /// What fails in here is logged and does not hide the first error.
-void Trainer::tell_of_failure(Run& run, const std::exception& error) {
+void Trainer::tell_of_failure(const std::exception& error) {
   const auto attempt = [](const auto& action) {
     try {
       action();
@@ -264,88 +203,110 @@ void Trainer::tell_of_failure(Run& run, const std::exception& error) {
       log::error(fmt::format("while ending the failed run: {}", second.what()));
     }
   };
-  attempt([&] { run.callbacks.call<&C::on_exception>(error); });
-  attempt([&] { run.data.on_exception(error); });
+  attempt([&] { run_->callbacks.call<&C::on_exception>(error); });
+  attempt([&] { run_->data.on_exception(error); });
   for (const auto& logger : loggers_) {
     attempt([&] { logger->finalize("failed"); });
   }
+  attempt([&] { release_run_directory(); });
 }
 
-void Trainer::set_up(Run& run, const CheckpointReader* checkpoint) {
-  run.data.prepare_data();
-  run.module.prepare_data();
-  run.data.setup(stage_);
-  run.callbacks.call<&C::setup>(stage_);
-  run.module.setup(stage_);
-  run.module.configure_model();
-  if (checkpoint != nullptr) {
-    restore(run, *checkpoint);
+void Trainer::set_up(const SavedRun* saved) {
+  if (saved != nullptr) {
+    seed_everything(saved->seed());  // before data is split, so that it is split as it was
   }
-  strategy_->setup_module(run.module);
+  run_->data.prepare_data();
+  run_->module.prepare_data();
+  run_->data.setup(stage_);
+  run_->callbacks.call<&C::setup>(stage_);
+  run_->module.setup(stage_);
+  run_->module.configure_model();
+  if (saved != nullptr) {
+    saved->restore_model(*run_);
+    if (stage_ == Stage::kFit) {
+      saved->restore_callbacks(*run_);
+    } else {
+      progress_ = saved->progress();  // rows of an evaluation carry the step of its weights
+    }
+  }
+  open_loggers(saved);
+  strategy_->setup_module(run_->module);
 }
 
-void Trainer::tear_down(Run& run, std::string_view status) {
-  run.data.teardown(stage_);
-  run.callbacks.call<&C::teardown>(stage_);
-  run.module.teardown(stage_);
+void Trainer::tear_down(std::string_view status) {
+  run_->data.teardown(stage_);
+  run_->callbacks.call<&C::teardown>(stage_);
+  run_->module.teardown(stage_);
   for (const auto& logger : loggers_) {
     logger->finalize(status);
   }
 }
 
-void Trainer::restore(Run& run, const CheckpointReader& checkpoint) {
-  const auto state = checkpoint.json(kState);
-  run.module.on_load_checkpoint(state.at("user"));
-  load_module_state(run.module, checkpoint.tensors(kWeights));
-  run.callbacks.call<&C::on_load_checkpoint>(state.at("user"));
-  if (stage_ != Stage::kFit) {
-    progress_.current_epoch = state.at("loop").at("current_epoch");
-    progress_.global_step = state.at("loop").at("global_step");
-    return;  // an evaluation reads weights; it neither resumes callbacks nor cuts what loggers
-             // wrote
-  }
-  if (!state.at("data").is_null()) {
-    run.data.load_state_dict(state.at("data"));
-  }
-  load_states(callbacks_, state.at("callbacks"));
-  load_states(loggers_, state.at("loggers"));
-  seed_everything(state.at("seed"));  // the order of the data goes on as it began
-}
-
-void Trainer::open_run_directory(Stage stage, Run& run, const CheckpointReader* checkpoint) {
+void Trainer::claim_run_directory(const SavedRun* saved) {
+  const bool is_fit = stage_ == Stage::kFit;
   const bool saves = std::any_of(callbacks_.begin(), callbacks_.end(), [](const auto& callback) {
     return callback->role() == Callback::Role::kSaves;
   });
-  const bool writes = !loggers_.empty() || (stage == Stage::kFit && saves);
-  const auto of_checkpoint =
-      checkpoint != nullptr ? RunDirectory::containing(checkpoint->path()) : std::nullopt;
+  const auto of_checkpoint = saved != nullptr ? RunDirectory::containing(saved->path()) : std::nullopt;
+  const bool writes = !loggers_.empty() || (is_fit && saves) || stage_ == Stage::kPredict;
   if (!writes) {
     run_directory_ = of_checkpoint;
     return;
   }
-  if (of_checkpoint) {
-    run_directory_ = of_checkpoint;
-  } else if (stage == Stage::kFit || !run_directory_) {
-    run_directory_ = RunDirectory::create_next(config_.default_root_dir);
+  const auto existing = of_checkpoint || is_fit ? of_checkpoint : run_directory_;
+  if (existing) {
+    lock_ = fs::DirectoryLock::try_lock(existing->path());
+    if (lock_) {
+      run_directory_ = existing;
+      return;
+    }
+    const std::string in_use =
+        fmt::format("{}: another process trains in this folder", existing->path().string());
+    if (is_fit) {
+      throw UsageError(in_use + ". Wait for its end, or start a run of its own: without --ckpt_path.");
+    }
+    log::info(in_use + "; what this evaluation writes goes to a new one.");
   }
+  run_directory_ = RunDirectory::create_next(config_.default_root_dir);
+  lock_ = fs::DirectoryLock::try_lock(run_dir());
+}
+
+/// A run that failed before it wrote anything leaves no folder.
+void Trainer::release_run_directory() {
+  if (lock_) {
+    std::error_code error;
+    if (std::filesystem::is_empty(run_dir(), error) && !error) {
+      std::filesystem::remove(run_dir());
+      run_directory_.reset();
+    }
+    lock_.reset();
+  }
+}
+
+void Trainer::open_loggers(const SavedRun* saved) {
   for (const auto& logger : loggers_) {
     logger->setup(run_dir());
   }
-  if (stage != Stage::kFit) {
+  if (stage_ != Stage::kFit || !lock_) {
     return;  // config.yaml and provenance.json tell how the run was trained
   }
-  if (hyperparams_.is_null()) {
-    config::Node model = config::Node::map();
-    model.set("class_path", config::Node::scalar(class_name(run.module)));
-    hyperparams_ = config::Node::map();
-    hyperparams_.set("trainer", config::write(config_));
-    hyperparams_.set("model", std::move(model));
+  if (saved != nullptr) {
+    saved->restore_loggers(*run_);
   }
-  fs::write_text_atomically(run_dir() / "config.yaml", config::to_yaml(hyperparams_));
+  fs::write_text_atomically(run_dir() / "config.yaml", config::to_yaml(run_->hyperparams));
   for (const auto& logger : loggers_) {
-    logger->log_hyperparams(hyperparams_);
+    logger->log_hyperparams(run_->hyperparams);
   }
-  write_provenance(run_dir(), run.data);
+  write_provenance(run_dir(), run_->data);
+}
+
+config::Node Trainer::hyperparams_of(const Module& module) const {
+  config::Node model = config::Node::map();
+  model.set("class_path", config::Node::scalar(class_name(module)));
+  config::Node hyperparams = config::Node::map();
+  hyperparams.set("trainer", config::write(config_));
+  hyperparams.set("model", std::move(model));
+  return hyperparams;
 }
 
 void Trainer::save_checkpoint(const fs::Path& path) {
@@ -355,30 +316,7 @@ void Trainer::save_checkpoint(const fs::Path& path) {
         "be lost. Call it where trainer.at_step_edge() is true.",
         path.string()));
   }
-  Run& run = *run_;
-  for (const auto& logger : loggers_) {
-    logger->save();
-  }
-  auto user = nlohmann::json::object();
-  nlohmann::json state = {
-      {"loop", fit_loop().state_dict()},      {"seed", global_seed()},
-      {"callbacks", save_states(callbacks_)}, {"loggers", save_states(loggers_)},
-      {"data", run.data.state_dict()},        {"optimizer_groups", optimizer_groups(optimizer())},
-  };
-  run.callbacks.call<&C::on_save_checkpoint>(user);
-  run.module.on_save_checkpoint(user);
-  state["user"] = std::move(user);
-
-  CheckpointWriter writer(path);
-  writer.add_tensors(kWeights, module_state(run.module));
-  writer.add_tensors(kOptimizer, optimizer_tensors(run.module, optimizer()));
-  writer.add_text(kState, state.dump(1) + "\n");
-  writer.add_text("config.yaml", config::to_yaml(hyperparams_));
-  writer.commit({{"module", class_name(run.module)},
-                 {"epoch", state["loop"]["current_epoch"]},
-                 {"global_step", progress_.global_step},
-                 {"world_size", strategy_->world_size()},
-                 {"trainer", kVersion}});
+  save_run(path, *run_, fit_loop());
 }
 
 FitLoop& Trainer::fit_loop() const {
@@ -406,17 +344,28 @@ bool Trainer::is_done() const { return fit_loop_ != nullptr && fit_loop_->is_don
 bool Trainer::at_step_edge() const { return fit_loop_ != nullptr && fit_loop_->at_step_edge(); }
 
 Trainer::MetricMap Trainer::callback_metrics() const {
-  MetricMap all = callback_metrics_;
+  MetricMap all = metrics_->newest;
   if (fit_loop_ != nullptr) {
-    for (const auto& [name, value] : fit_loop_->metrics().fresh_values()) {
+    for (const auto& [name, value] : fit_loop_->metrics().new_values()) {
       all[name] = value;
     }
   }
   return all;
 }
 
+const Trainer::MetricMap& Trainer::validation_metrics() const { return metrics_->validation; }
+
 Metrics Trainer::progress_bar_metrics() const {
-  return fit_loop_ != nullptr ? fit_loop_->metrics().progress_bar_metrics() : Metrics{};
+  Metrics all = fit_loop_ != nullptr ? fit_loop_->metrics().progress_bar_metrics() : Metrics{};
+  const auto is_newer = [&](const std::string& name) {
+    return std::any_of(all.begin(), all.end(), [&](const auto& one) { return one.first == name; });
+  };
+  for (const auto& [name, value] : metrics_->prog_bar) {
+    if (!is_newer(name)) {
+      all.emplace_back(name, value);
+    }
+  }
+  return all;
 }
 
 void Trainer::log(std::string_view name, double value, const LogOptions& options) {

@@ -25,10 +25,11 @@
 
 namespace trainer {
 
-class CheckpointReader;
 class FitLoop;
 class Precision;
+class SavedRun;
 struct Run;
+struct RunMetrics;
 
 class Trainer {
  public:
@@ -92,8 +93,8 @@ class Trainer {
   /// where both exist.
   MetricMap callback_metrics() const;
   /// The metrics of the newest validation; empty before one.
-  const MetricMap& validation_metrics() const { return validation_metrics_; }
-  /// Step values that were logged with prog_bar. Syncs: where values lie on another device.
+  const MetricMap& validation_metrics() const;
+  /// The newest values that were logged with prog_bar. Syncs: where values lie on another device.
   Metrics progress_bar_metrics() const;
   /// Logs a number as if training_step had; for callbacks in per-batch training hooks.
   void log(std::string_view name, double value, const LogOptions& options = {});
@@ -107,20 +108,21 @@ class Trainer {
   int stop_signal() const { return stop_signal_; }
 
  private:
-  using Body = std::function<void(Run&, const CheckpointReader*)>;
-
-  /// What every stage does around its loop: run folder, set-up hooks, restored weights, errors,
-  /// teardown.
+  /// What every stage does around its loop, which `body` runs: run folder, set-up hooks, restored
+  /// weights, errors, teardown.
   void execute(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path,
-               const Body& body);
-  void set_up(Run& run, const CheckpointReader* checkpoint);
-  void tear_down(Run& run, std::string_view status);
-  void tell_of_failure(Run& run, const std::exception& error);
+               const std::function<void(const SavedRun*)>& body);
+  void set_up(const SavedRun* saved);
+  void tear_down(std::string_view status);
+  void tell_of_failure(const std::exception& error);
   MetricMap evaluate(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path);
-  void open_run_directory(Stage stage, Run& run, const CheckpointReader* checkpoint);
-  void restore(Run& run, const CheckpointReader& checkpoint);
+  /// Chooses and locks the folder that this stage writes to.
+  void claim_run_directory(const SavedRun* saved);
+  void release_run_directory();
+  void open_loggers(const SavedRun* saved);
   void add_default_callbacks();
-  void create_callbacks_and_loggers();
+  void create_callbacks();
+  config::Node hyperparams_of(const Module& module) const;
   FitLoop& fit_loop() const;
 
   TrainerConfig config_;
@@ -131,14 +133,15 @@ class Trainer {
 
   Stage stage_ = Stage::kFit;
   Progress progress_;
-  MetricMap callback_metrics_;
-  MetricMap validation_metrics_;
+  std::unique_ptr<RunMetrics> metrics_;
   config::Node hyperparams_;
   std::optional<fs::Path> searched_run_;
   std::optional<RunDirectory> run_directory_;
-  Run* run_ = nullptr;           // while a stage runs
-  FitLoop* fit_loop_ = nullptr;  // while fit runs
+  std::optional<fs::DirectoryLock> lock_;  // of the run's folder, while a stage writes to it
+  bool callbacks_are_used_ = false;        // they remember an earlier stage
   int stop_signal_ = 0;
+  std::unique_ptr<Run> run_;           // while a stage runs
+  std::unique_ptr<FitLoop> fit_loop_;  // while fit runs
 };
 
 }  // namespace trainer

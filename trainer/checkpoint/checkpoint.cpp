@@ -45,14 +45,19 @@ bool is_well_formed(const nlohmann::json& manifest) {
 }
 
 nlohmann::json read_manifest(const fs::Path& path) {
-  if (!std::filesystem::is_directory(path)) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(path, error)) {
+    if (error && error != std::errc::no_such_file_or_directory) {
+      throw DataError(fmt::format("{}: cannot read this checkpoint: {}.\n  Check the permissions.",
+                                  path.string(), error.message()));
+    }
     throw DataError(fmt::format(
         "{}: there is no such checkpoint folder.\n  Check --ckpt_path; `last` and `best` find "
         "one by themselves.",
         path.string()));
   }
   const fs::Path manifest = path / kManifest;
-  if (!std::filesystem::exists(manifest)) {
+  if (!std::filesystem::exists(manifest, error) && !error) {
     throw CheckpointError(
         fmt::format("{}: has no {}: incomplete, or no checkpoint of trainer.\n  {}", path.string(),
                     kManifest, kUseAnother));
@@ -75,11 +80,13 @@ nlohmann::json read_manifest(const fs::Path& path) {
 void check_file(const fs::Path& checkpoint, const std::string& name,
                 const nlohmann::json& expected) {
   const fs::Path path = checkpoint / name;
-  if (name.find('/') != std::string::npos || !std::filesystem::is_regular_file(path)) {
+  std::error_code error;
+  const uint64_t size =
+      name.find('/') == std::string::npos ? std::filesystem::file_size(path, error) : 0;
+  if (error || name.find('/') != std::string::npos) {
     throw CheckpointError(
         fmt::format("{}: {} is missing.\n  {}", checkpoint.string(), name, kUseAnother));
   }
-  const uint64_t size = std::filesystem::file_size(path);
   const uint64_t expected_size = expected.at("bytes").get<uint64_t>();
   if (size != expected_size) {
     throw CheckpointError(fmt::format("{}: {} is {} bytes, its manifest says {}: damaged.\n  {}",
@@ -134,13 +141,9 @@ void CheckpointWriter::commit(nlohmann::json about) {
   file.sync();
   file.close();
   fs::sync(temporary_);
-  if (std::filesystem::exists(path_)) {
-    // A folder cannot be renamed over one that has files: the old one steps aside first and goes
-    // when the new one is in place, so that at every moment one of them is there whole.
-    const fs::Path old = temporary_.string() + ".old";
-    fs::rename(path_, old);
-    fs::rename(temporary_, path_);
-    std::filesystem::remove_all(old);
+  std::error_code error;  // of a path that rename() reports better
+  if (std::filesystem::exists(path_, error)) {
+    fs::replace_directory(temporary_, path_);
   } else {
     fs::rename(temporary_, path_);
   }

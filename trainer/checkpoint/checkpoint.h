@@ -13,6 +13,10 @@
 
 namespace trainer {
 
+/// What the name of a checkpoint folder ends in, and what stands in it while it is being written.
+constexpr const char* kCheckpointExtension = ".ckpt";
+constexpr const char* kTemporaryCheckpoint = ".ckpt.tmp-";
+
 /// Writes one checkpoint folder. What was not committed is removed by the destructor.
 class CheckpointWriter {
  public:
@@ -47,7 +51,6 @@ class CheckpointReader {
   const fs::Path& path() const { return path_; }
   /// What commit() was given.
   const nlohmann::json& about() const { return about_; }
-  bool contains(const std::string& name) const { return files_.contains(name); }
   /// Content of a file of this checkpoint. Throws CheckpointError when it is not in the manifest.
   std::string text(const std::string& name) const;
   nlohmann::json json(const std::string& name) const;

@@ -25,11 +25,12 @@ constexpr const char* kExitCodes =
     "  2    bad command line or configuration\n"
     "  66   data or checkpoint missing, unreadable or damaged\n"
     "  74   cannot write: disk full, no permission\n"
-    "  75   stopped by SIGUSR1 after a checkpoint: resume with --ckpt_path=last\n"
+    "  75   stopped by SIGUSR1; resume with --ckpt_path=last\n"
     "  85   the checkpoint is damaged or belongs to another architecture\n"
     "  86   the loss became NaN or infinite\n"
-    "  130  stopped by Ctrl-C after a checkpoint\n"
-    "  143  stopped by SIGTERM after a checkpoint\n";
+    "  130  stopped by Ctrl-C\n"
+    "  143  stopped by SIGTERM\n"
+    "After 75, 130 and 143 fit has saved a checkpoint, unless enable_checkpointing is off.\n";
 
 /// What CLI11 did not know are overrides: --a.b=c, --a.b c, and a.b=c.
 std::vector<std::string> to_overrides(const std::vector<std::string>& words) {

@@ -62,10 +62,12 @@ int fit(Trainer& trainer, Module& module, DataModule& data, const Arguments& arg
   if (signal == 0) {
     return static_cast<int>(ExitCode::kOk);
   }
+  const bool can_resume = trainer.run_directory() && trainer.run_directory()->last();
   log::warning(fmt::format(
-      "stopped by signal {} after {} steps; to go on, run the same command with --ckpt_path=last "
-      "--run {}",
-      signal, trainer.progress().global_step, trainer.run_dir().string()));
+      "stopped by signal {} after {} steps; {}", signal, trainer.progress().global_step,
+      can_resume ? fmt::format("to go on, run the same command with --ckpt_path=last --run {}",
+                               trainer.run_dir().string())
+                 : "no checkpoint was saved, so it cannot be resumed"));
   const ExitCode code = signal == SIGINT    ? ExitCode::kInterrupted
                         : signal == SIGTERM ? ExitCode::kTerminated
                                             : ExitCode::kTryAgain;
@@ -78,7 +80,9 @@ void write_predictions(const std::vector<torch::Tensor>& predictions, const fs::
     tensors.emplace_back(fmt::format("batch_{:06}", i), predictions[i]);
   }
   const fs::Path path = run_dir / "predictions.safetensors";
-  safetensors::save(path, tensors);
+  const fs::Path temporary = path.string() + ".tmp";
+  safetensors::save(temporary, tensors);
+  fs::rename(temporary, path);
   console::print(fmt::format("predictions of {} batches: {}\n", predictions.size(), path.string()));
 }
 

@@ -1,11 +1,13 @@
 #include <trainer/core/filesystem.h>
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <utility>
 
@@ -134,6 +136,24 @@ void rename(const Path& from, const Path& to) {
   sync(to.has_parent_path() ? to.parent_path() : Path("."));
 }
 
+void replace_directory(const Path& from, const Path& to) {
+  if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_EXCHANGE) == 0) {
+    sync(to.has_parent_path() ? to.parent_path() : Path("."));
+  } else if (errno == EINVAL || errno == ENOSYS) {
+    const Path aside = from.string() + ".old";
+    fs::rename(to, aside);
+    fs::rename(from, to);
+    fs::rename(aside, from);
+  } else {
+    fail<IoError>(to, "replace this folder", errno);
+  }
+  std::error_code error;
+  std::filesystem::remove_all(from, error);
+  if (error) {
+    fail<IoError>(from, "remove this folder, which was replaced", error.value());
+  }
+}
+
 void truncate(const Path& path, uint64_t size_bytes) {
   if (::truncate(path.c_str(), static_cast<off_t>(size_bytes)) != 0) {
     fail<IoError>(path, "cut", errno);
@@ -171,6 +191,23 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 MappedFile::~MappedFile() {
   if (data_ != nullptr) {
     ::munmap(const_cast<std::byte*>(data_), size_);
+  }
+}
+
+std::optional<DirectoryLock> DirectoryLock::try_lock(const Path& path) {
+  DirectoryLock lock(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (lock.fd_ < 0) {
+    fail<IoError>(path, "open this folder", errno);
+  }
+  if (::flock(lock.fd_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
+    return std::nullopt;
+  }
+  return lock;
+}
+
+DirectoryLock::~DirectoryLock() {
+  if (fd_ >= 0) {
+    ::close(fd_);
   }
 }
 

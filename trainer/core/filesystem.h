@@ -6,9 +6,11 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace trainer::fs {
 
@@ -31,6 +33,11 @@ void sync(const Path& path);
 /// Renames and makes the rename durable. Both must lie on one file system. Throws IoError.
 void rename(const Path& from, const Path& to);
 
+/// Puts the folder `from` in the place of the folder `to` in one step, so that at every moment one of
+/// them is there whole, and removes what was replaced. Where the file system cannot exchange two
+/// folders, the old one steps aside first. Throws IoError.
+void replace_directory(const Path& from, const Path& to);
+
 /// Cuts a file to its first `size_bytes` bytes. Throws IoError.
 void truncate(const Path& path, uint64_t size_bytes);
 
@@ -51,6 +58,24 @@ class MappedFile {
   Path path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+};
+
+/// Holds a folder for this process until it is destroyed or the process ends, however that happens.
+class DirectoryLock {
+ public:
+  /// Nothing when another holder has it. A file system without locks (some network ones) lets
+  /// everyone pass. Throws IoError when the folder cannot be opened.
+  static std::optional<DirectoryLock> try_lock(const Path& path);
+  DirectoryLock(DirectoryLock&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  DirectoryLock& operator=(DirectoryLock&& other) noexcept {
+    std::swap(fd_, other.fd_);
+    return *this;
+  }
+  ~DirectoryLock();
+
+ private:
+  explicit DirectoryLock(int fd) : fd_(fd) {}
+  int fd_;
 };
 
 /// A file being written from the start, closed (and its errors reported) by close(). Throws

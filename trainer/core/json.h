@@ -18,7 +18,12 @@ inline nlohmann::json number(double value) {
 
 /// What number() wrote. Throws nlohmann's exceptions for anything else.
 inline double to_double(const nlohmann::json& number) {
-  return number.is_string() ? std::stod(number.get<std::string>()) : number.get<double>();
+  for (const double value : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
+    if (number == json::number(value)) {
+      return value;
+    }
+  }
+  return number.get<double>();
 }
 
 }  // namespace trainer::json

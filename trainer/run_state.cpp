@@ -1,0 +1,154 @@
+#include <trainer/run_state.h>
+
+#include <set>
+
+#include <fmt/format.h>
+
+#include <trainer/checkpoint/module_state.h>
+#include <trainer/core/error.h>
+#include <trainer/core/seed.h>
+#include <trainer/core/type_name.h>
+#include <trainer/optim/optimizer_state.h>
+#include <trainer/version.h>
+
+namespace trainer {
+namespace {
+
+using C = Callback;
+
+constexpr const char* kWeights = "model.safetensors";
+constexpr const char* kOptimizer = "optimizer-rank00000.safetensors";
+constexpr const char* kState = "trainer_state.json";
+
+/// Class name, its own key, and a number where two would be alike: what a checkpoint calls a
+/// callback or logger.
+template <class T>
+class StateKeys {
+ public:
+  std::string operator()(const T& object) {
+    std::string key = type_name(object);
+    if constexpr (requires { object.state_key(); }) {
+      key += object.state_key().empty() ? "" : "/" + object.state_key();
+    }
+    const std::string base = key;
+    for (int i = 2; !used_.insert(key).second; ++i) {
+      key = fmt::format("{}#{}", base, i);
+    }
+    return key;
+  }
+
+ private:
+  std::set<std::string> used_;
+};
+
+template <class T>
+nlohmann::json save_states(const std::vector<std::shared_ptr<T>>& objects) {
+  auto states = nlohmann::json::object();
+  StateKeys<T> keys;
+  for (const auto& object : objects) {
+    const std::string key = keys(*object);
+    if (auto state = object->state_dict(); !state.is_null()) {
+      states[key] = std::move(state);
+    }
+  }
+  return states;
+}
+
+template <class T>
+void load_states(const std::vector<std::shared_ptr<T>>& objects, const nlohmann::json& states) {
+  StateKeys<T> keys;
+  for (const auto& object : objects) {
+    const auto state = states.find(keys(*object));
+    if (state != states.end()) {
+      object->load_state_dict(*state);
+    }
+  }
+}
+
+/// Calls `read`; what it misses in the state is an error of the checkpoint.
+template <class F>
+auto reading(const fs::Path& path, const F& read) {
+  try {
+    return read();
+  } catch (const nlohmann::json::exception& error) {
+    throw CheckpointError(fmt::format(
+        "{}: {} does not hold what this trainer ({}) expects: {}.\n  Resume with the program that "
+        "wrote it, or from another checkpoint.",
+        path.string(), kState, kVersion, error.what()));
+  }
+}
+
+}  // namespace
+
+void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
+  for (const auto& logger : run.loggers) {
+    logger->save();
+  }
+  auto user = nlohmann::json::object();
+  nlohmann::json state = {
+      {"loop", loop.state_dict()},
+      {"seed", global_seed()},
+      {"callbacks", save_states(run.callbacks.all())},
+      {"loggers", save_states(run.loggers)},
+      {"data", run.data.state_dict()},
+      {"optimizer_groups", optimizer_groups(loop.optimizer())},
+  };
+  run.callbacks.call<&C::on_save_checkpoint>(user);
+  run.module.on_save_checkpoint(user);
+  state["user"] = std::move(user);
+
+  CheckpointWriter writer(path);
+  writer.add_tensors(kWeights, module_state(run.module));
+  writer.add_tensors(kOptimizer, optimizer_tensors(run.module, loop.optimizer()));
+  writer.add_text(kState, state.dump(1) + "\n");
+  writer.add_text("config.yaml", config::to_yaml(run.hyperparams));
+  writer.commit({{"module", class_name(run.module)},
+                 {"epoch", state["loop"]["current_epoch"]},
+                 {"global_step", run.progress.global_step},
+                 {"world_size", run.strategy.world_size()},
+                 {"trainer", kVersion}});
+}
+
+SavedRun::SavedRun(const CheckpointReader& checkpoint)
+    : checkpoint_(checkpoint), state_(checkpoint.json(kState)) {}
+
+uint64_t SavedRun::seed() const {
+  return reading(path(), [&] { return state_.at("seed").get<uint64_t>(); });
+}
+
+Progress SavedRun::progress() const {
+  return reading(path(), [&] {
+    const auto& loop = state_.at("loop");
+    return Progress{loop.at("current_epoch"), loop.at("global_step"), loop.at("batch_idx")};
+  });
+}
+
+void SavedRun::restore_model(Run& run) const {
+  const auto& user = reading(path(), [&] { return state_.at("user"); });
+  run.module.on_load_checkpoint(user);
+  load_module_state(run.module, checkpoint_.tensors(kWeights));
+  run.callbacks.call<&C::on_load_checkpoint>(user);
+}
+
+void SavedRun::restore_callbacks(Run& run) const {
+  reading(path(), [&] {
+    if (!state_.at("data").is_null()) {
+      run.data.load_state_dict(state_.at("data"));
+    }
+    load_states(run.callbacks.all(), state_.at("callbacks"));
+  });
+}
+
+void SavedRun::restore_loggers(Run& run) const {
+  reading(path(), [&] { load_states(run.loggers, state_.at("loggers")); });
+}
+
+void SavedRun::restore_loop(FitLoop& loop, Module& module) const {
+  reading(path(), [&] {
+    loop.load_state_dict(state_.at("loop"));
+    load_optimizer(module, loop.optimizer(), checkpoint_.tensors(kOptimizer),
+                   state_.at("optimizer_groups"));
+  });
+}
+
+}  // namespace trainer

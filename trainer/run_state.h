@@ -1,0 +1,39 @@
+#pragma once
+// What a checkpoint holds of a run: how it is written, and how each part finds its way back.
+
+#include <nlohmann/json.hpp>
+
+#include <trainer/checkpoint/checkpoint.h>
+#include <trainer/fit_loop.h>
+#include <trainer/run.h>
+
+namespace trainer {
+
+/// Writes the whole state of a fit to the folder `path`. Throws IoError. Syncs: yes.
+void save_run(const fs::Path& path, Run& run, FitLoop& loop);
+
+/// The state in a checkpoint, given back part by part. Everything throws CheckpointError where the
+/// checkpoint does not fit the run or lacks the part, and what the user's hooks throw.
+class SavedRun {
+ public:
+  explicit SavedRun(const CheckpointReader& checkpoint);
+
+  const fs::Path& path() const { return checkpoint_.path(); }
+  uint64_t seed() const;
+  Progress progress() const;
+
+  /// The user's hooks and the weights.
+  void restore_model(Run& run) const;
+  /// The states of the data module and the callbacks.
+  void restore_callbacks(Run& run) const;
+  /// Cuts what loggers wrote after the checkpoint.
+  void restore_loggers(Run& run) const;
+  /// Counters, schedule and optimizer.
+  void restore_loop(FitLoop& loop, Module& module) const;
+
+ private:
+  const CheckpointReader& checkpoint_;
+  nlohmann::json state_;
+};
+
+}  // namespace trainer
