@@ -16,6 +16,9 @@
 #include <trainer/data/dataset.h>
 #include <trainer/trainer.h>
 
+#include <tests/support/thrown.h>
+#include <tests/support/toy.h>
+
 namespace trainer::test {
 
 /// One weight. Validation logs `script[n]` as "val_loss", n being the training epoch; behind the
@@ -51,16 +54,6 @@ inline DataLoader make_loader(int64_t num_batches) {
   return DataLoader(std::move(dataset), {.batch_size = 1, .num_workers = 0});
 }
 
-/// No logger, no checkpoint, nothing on the screen.
-inline TrainerConfig quiet_config() {
-  TrainerConfig config;
-  config.logger = {};
-  config.enable_checkpointing = false;
-  config.enable_progress_bar = false;
-  config.enable_model_summary = false;
-  return config;
-}
-
 /// The callback of class T that the trainer has.
 template <class T>
 std::shared_ptr<T> callback(const Trainer& trainer) {
@@ -83,39 +76,5 @@ inline std::string standard_error_of(const std::function<void()>& call) {
   }
   return ::testing::internal::GetCapturedStderr();
 }
-
-/// The message of the error that `call` throws; "" and a failure where it throws none.
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
-
-/// A folder of the running test's own, removed at its end.
-class TestFolder {
- public:
-  TestFolder() {
-    const auto* test = ::testing::UnitTest::GetInstance()->current_test_info();
-    path_ = fs::Path(::testing::TempDir()) /
-            (std::string(test->test_suite_name()) + "_" + test->name());
-    std::filesystem::remove_all(path_);
-    std::filesystem::create_directories(path_);
-  }
-  TestFolder(const TestFolder&) = delete;
-  TestFolder& operator=(const TestFolder&) = delete;
-  ~TestFolder() {
-    std::error_code error;
-    std::filesystem::remove_all(path_, error);
-  }
-  const fs::Path& path() const { return path_; }
-
- private:
-  fs::Path path_;
-};
 
 }  // namespace trainer::test

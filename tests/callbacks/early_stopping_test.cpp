@@ -10,26 +10,29 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
-#include <tests/callbacks/callback_fixture.h>
 #include <trainer/core/error.h>
 #include <trainer/trainer.h>
+
+#include <tests/callbacks/callback_fixture.h>
+#include <tests/support/temp_dir.h>
 
 namespace trainer {
 namespace {
 
 using test::callback;
 using test::make_loader;
-using test::message_of;
-using test::quiet_config;
+using test::quiet;
 using test::ScriptedModule;
 using test::standard_error_of;
+using test::thrown;
 using Reason = EarlyStopping::Reason;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 TrainerConfig stopping_config(const EarlyStopping::Init& init, int64_t max_epochs) {
-  TrainerConfig config = quiet_config();
+  TrainerConfig config = quiet();
+  config.num_sanity_val_steps = 2;
   config.max_epochs = max_epochs;
   config.callbacks = {use<EarlyStopping>(init)};
   return config;
@@ -171,7 +174,7 @@ TEST(EarlyStopping, TellsWhyItStopsAndOfImprovementsWhenVerbose) {
 
 TEST(EarlyStopping, NamesTheMetricsThereAreWhenItsOwnIsMissing) {
   EXPECT_EQ(
-      message_of<UsageError>([] {
+      thrown<UsageError>([] {
         fit({.monitor = "val_los"}, {1, 2});
       }),
       "EarlyStopping, after validation: there is no metric 'val_los'. Did you mean 'val_loss'?\n"
@@ -262,7 +265,7 @@ TEST(EarlyStopping, AResumedRunStopsWhereOneThatNeverStoppedDoes) {
   const auto whole = fit({.monitor = "val_loss"}, script);
   ASSERT_EQ(whole.epochs, 7);
   for (int64_t first_part = 1; first_part < whole.epochs; ++first_part) {
-    const test::TestFolder folder;
+    const test::TempDir folder;
     TrainerConfig config = stopping_config({.monitor = "val_loss"}, first_part);
     config.enable_checkpointing = true;
     config.default_root_dir = folder.path().string();
@@ -309,7 +312,7 @@ TEST(EarlyStopping, RefusesAMalformedStateAndStaysAsItWas) {
     EXPECT_THROW(stopping.load_state_dict(bad), CheckpointError) << key;
   }
   EXPECT_EQ(stopping.state_dict(), before);
-  const auto message = message_of<CheckpointError>([&] {
+  const auto message = thrown<CheckpointError>([&] {
     stopping.load_state_dict({{"wait_count", 1}});
   });
   EXPECT_TRUE(std::regex_match(
@@ -327,7 +330,7 @@ TEST(EarlyStopping, StateKeyTellsMonitorsApart) {
 
 TEST(EarlyStopping, SettingsAreChecked) {
   const auto wrong = [](const EarlyStopping::Init& init) {
-    return message_of<ConfigError>([&] { use<EarlyStopping>(init).create(); });
+    return thrown<ConfigError>([&] { use<EarlyStopping>(init).create(); });
   };
   EXPECT_NE(wrong({}).find(
                 "monitor is empty. Give the name of a metric that the module logs, as val_loss."),
@@ -336,9 +339,8 @@ TEST(EarlyStopping, SettingsAreChecked) {
   EXPECT_NE(wrong({.monitor = "x", .min_delta = -1}).find("min_delta"), std::string::npos);
   EXPECT_NE(wrong({.monitor = "x", .patience = -1}).find("patience"), std::string::npos);
   EXPECT_NE(wrong({.monitor = "x", .mode = "auto"}).find("mode"), std::string::npos);
-  EXPECT_NE(
-      message_of<ConfigError>([] { Spec<Callback>("EarlyStopping").create(); }).find("monitor"),
-      std::string::npos);
+  EXPECT_NE(thrown<ConfigError>([] { Spec<Callback>("EarlyStopping").create(); }).find("monitor"),
+            std::string::npos);
 }
 
 }  // namespace

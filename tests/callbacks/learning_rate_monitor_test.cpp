@@ -19,8 +19,8 @@ namespace trainer {
 namespace {
 
 using test::make_loader;
-using test::message_of;
-using test::quiet_config;
+using test::quiet;
+using test::thrown;
 
 /// Keeps the rows it is given.
 class RecordingLogger : public Logger {
@@ -77,7 +77,7 @@ std::map<int64_t, double> logged(const std::string& name) {
 
 void fit(const LearningRateMonitor::Init& init, LitModule module, int64_t log_every_n_steps = 1,
          int64_t accumulate_grad_batches = 1) {
-  TrainerConfig config = quiet_config();
+  TrainerConfig config = quiet();
   config.max_epochs = 2;
   config.log_every_n_steps = log_every_n_steps;
   config.accumulate_grad_batches = accumulate_grad_batches;
@@ -180,15 +180,15 @@ TEST(LearningRateMonitor, LogsTheRateOfAnyOptimizerButNotWhatItDoesNotTell) {
   const LitModule walking([](auto p) -> OptimizerConfig { return std::make_unique<Walk>(p); });
   fit({}, walking, /*log_every_n_steps=*/12);
   EXPECT_EQ(logged("lr-Walk"), (Values{{11, 0.25}}));
-  EXPECT_EQ(message_of<UsageError>([&] { fit({.log_weight_decay = true}, walking); }),
+  EXPECT_EQ(thrown<UsageError>([&] { fit({.log_weight_decay = true}, walking); }),
             "LearningRateMonitor: Walk does not tell its momentum and weight decay. Derive it from "
             "StatefulOptimizer, "
             "or set log_momentum and log_weight_decay to false.");
 }
 
 TEST(LearningRateMonitor, RefusesAnUnknownInterval) {
-  const auto message = message_of<ConfigError>(
-      [] { use<LearningRateMonitor>({.logging_interval = "batch"}).create(); });
+  const auto message =
+      thrown<ConfigError>([] { use<LearningRateMonitor>({.logging_interval = "batch"}).create(); });
   EXPECT_NE(message.find("logging_interval"), std::string::npos) << message;
   EXPECT_NE(message.find("step, epoch"), std::string::npos) << message;
 }

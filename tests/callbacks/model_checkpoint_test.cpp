@@ -26,7 +26,7 @@ class ModelCheckpointTest : public testing::Test {
  protected:
   void fit(const ModelCheckpoint::Init& init, std::vector<double> script, int64_t max_epochs,
            int64_t max_steps = -1, const std::optional<std::string>& ckpt_path = {}) {
-    TrainerConfig config = quiet_config();
+    TrainerConfig config = quiet();
     config.logger = logger;
     config.enable_checkpointing = enable_checkpointing;
     config.max_epochs = max_epochs;
@@ -191,26 +191,26 @@ TEST(FormatCheckpointName, FillsInValues) {
   EXPECT_EQ(format("{epoch:02d}-{val/loss:.2f}"), "epoch=03-val_loss=0.26");
   EXPECT_EQ(format("e{epoch}_{val/loss}", false), "e3_0.256");
   EXPECT_EQ(format("{missing:.1f}"), "missing=0.0");
-  EXPECT_EQ(message_of<ConfigError>([&] { format("a{epoch"); }),
+  EXPECT_EQ(thrown<ConfigError>([&] { format("a{epoch"); }),
             "ModelCheckpoint.filename: 'a{epoch' has a { without a }.");
-  EXPECT_EQ(message_of<ConfigError>([&] { format(""); }),
+  EXPECT_EQ(thrown<ConfigError>([&] { format(""); }),
             "ModelCheckpoint.filename: '' gives the name ''. Begin it with a letter.");
   EXPECT_THROW(format("../{epoch}"), ConfigError);
-  const std::string wrong = message_of<ConfigError>([&] { format("{val/loss:d}"); });
+  const std::string wrong = thrown<ConfigError>([&] { format("{val/loss:d}"); });
   EXPECT_EQ(wrong.find("ModelCheckpoint.filename: 'val/loss:d' is no number format ("), 0U);
 }
 
 TEST(ModelCheckpointInit, RefusesSettingsThatExcludeEachOther) {
-  EXPECT_EQ(message_of<ConfigError>([] {
+  EXPECT_EQ(thrown<ConfigError>([] {
               ModelCheckpoint::Init{.every_n_train_steps = 1, .every_n_epochs = 1}.validate();
             }),
             "every_n_train_steps and every_n_epochs exclude each other. Give one of them.");
-  EXPECT_EQ(message_of<ConfigError>([] { ModelCheckpoint::Init{.save_top_k = 2}.validate(); }),
+  EXPECT_EQ(thrown<ConfigError>([] { ModelCheckpoint::Init{.save_top_k = 2}.validate(); }),
             "save_top_k is 2 without a monitor. Name the metric in monitor, or use -1, 0 or 1.");
 }
 
 TEST_F(ModelCheckpointTest, NamesTheMetricsThereAreWhenItsOwnIsMissing) {
-  EXPECT_EQ(message_of<UsageError>([&] { fit({.monitor = "val_los"}, {1.0}, 1); }),
+  EXPECT_EQ(thrown<UsageError>([&] { fit({.monitor = "val_los"}, {1.0}, 1); }),
             "ModelCheckpoint: there is no metric 'val_los'. Did you mean 'val_loss'?\n  Logged so "
             "far: train_loss, train_loss_step, val_loss.");
 }
@@ -231,7 +231,7 @@ TEST_F(ModelCheckpointTest, LosesNothingWhenItCannotWrite) {
   ::getrlimit(RLIMIT_FSIZE, &before);
   const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   more_callbacks = {use<FillDisk>()};
-  const std::string message = message_of<IoError>([&] { fit({}, {}, 2); });
+  const std::string message = thrown<IoError>([&] { fit({}, {}, 2); });
   ::setrlimit(RLIMIT_FSIZE, &before);
   std::signal(SIGXFSZ, handler);
   EXPECT_NE(message.find("runs/version_0/checkpoints/epoch=1-step=4.ckpt"), std::string::npos);
@@ -244,7 +244,7 @@ TEST_F(ModelCheckpointTest, LosesNothingWhenItCannotWrite) {
 TEST_F(ModelCheckpointTest, SaysWhenTheRunsFolderCannotBeMade) {
   write_file("runs", "");
   logger = {"CSVLogger", "JSONLLogger", "TensorBoardLogger"};  // told of the failure before setup()
-  EXPECT_EQ(message_of<IoError>([&] { fit({}, {}, 1); }),
+  EXPECT_EQ(thrown<IoError>([&] { fit({}, {}, 1); }),
             "runs: cannot create this folder: Not a directory.\n  A part of the path is a file, "
             "not a folder.");
 }

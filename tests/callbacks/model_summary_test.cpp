@@ -123,7 +123,7 @@ TEST(ModelSummary, HasNoTableForAModelWithoutLayers) {
 }
 
 TEST(ModelSummary, IsPrintedWhenTrainingStarts) {
-  TrainerConfig config = test::quiet_config();
+  TrainerConfig config = test::quiet();
   config.max_epochs = 1;
   config.enable_model_summary = true;
   test::ScriptedModule module;

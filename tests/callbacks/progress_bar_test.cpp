@@ -25,7 +25,7 @@ namespace trainer {
 namespace {
 
 using test::make_loader;
-using test::quiet_config;
+using test::quiet;
 using test::ScriptedModule;
 using test::standard_error_of;
 
@@ -138,7 +138,8 @@ TEST(Pace, IsDueAtEveryCallForAnIntervalOfZero) {
 }
 
 TrainerConfig bar_config(const ProgressBar::Init& init) {
-  TrainerConfig config = quiet_config();
+  TrainerConfig config = quiet();
+  config.num_sanity_val_steps = 2;
   config.max_epochs = 2;
   config.callbacks = {use<ProgressBar>(init)};
   return config;

@@ -18,11 +18,14 @@
 namespace trainer::safetensors {
 namespace {
 
+using test::read_file;
+using test::write_file;
+
 class SafetensorsHeader : public Safetensors {
  protected:
   /// The message of the CheckpointError that opening the file throws; "" when it opens.
   std::string refusal(const std::string& bytes) const {
-    write_bytes(path_, bytes);
+    write_file(path_, bytes);
     try {
       load(path_);
       return "";
@@ -42,7 +45,7 @@ class SafetensorsHeader : public Safetensors {
 TEST_F(SafetensorsHeader, FileCutAtAnyByteIsRefused) {
   save(path_,
        {{"a", torch::ones(3)}, {"b", torch::ones(2, torch::kUInt8)}, {"c", torch::ones({0, 2})}});
-  const std::string whole = read_bytes(path_);
+  const std::string whole = read_file(path_);
   EXPECT_EQ(refusal(whole), "");
   for (size_t size = 0; size < whole.size(); ++size) {
     EXPECT_TRUE(refusal(whole.substr(0, size)).starts_with(path_.string() + ": damaged at byte "))
@@ -111,7 +114,7 @@ TEST_F(SafetensorsHeader, SizesAreCheckedWithoutOverflow) {
 }
 
 TEST_F(SafetensorsHeader, EmptyTensorMayHaveHugeOtherDimensions) {
-  write_bytes(path_, file_bytes(header_with_b("U8", "[0,1099511627776]", "[4,4]"), "0123"));
+  write_file(path_, file_bytes(header_with_b("U8", "[0,1099511627776]", "[4,4]"), "0123"));
   EXPECT_EQ(File(path_).tensor("b").sizes(), (std::vector<int64_t>{0, 1099511627776}));
 }
 
@@ -229,14 +232,14 @@ TEST_F(SafetensorsHeader, WhatWeReadOfMutatedHeadersTheReferenceReadsToo) {
       path_,
       {{"a", torch::ones({2, 3})}, {"b", torch::ones(4, torch::kBool)}, {"c", torch::ones({0, 2})}},
       {{"key", std::string(300, '8')}});
-  const std::string whole = read_bytes(path_);
+  const std::string whole = read_file(path_);
   const fs::Path folder = folder_ / "mutated";
   std::filesystem::create_directory(folder);
   std::mt19937 random(7);
   std::set<std::string> ours;
   for (int i = 0; i < 2000; ++i) {
     const std::string bytes = mutated(whole, random);
-    write_bytes(folder / std::to_string(i), bytes);
+    write_file(folder / std::to_string(i), bytes);
     if (refusal(bytes).empty()) {
       ours.insert(std::to_string(i));
     }
@@ -246,7 +249,7 @@ TEST_F(SafetensorsHeader, WhatWeReadOfMutatedHeadersTheReferenceReadsToo) {
   std::istringstream lines(python({"accept", folder.string()}));
   const std::set<std::string> reference(std::istream_iterator<std::string>(lines), {});
   for (const std::string& file : ours) {
-    EXPECT_TRUE(reference.contains(file)) << file << ": " << read_bytes(folder / file);
+    EXPECT_TRUE(reference.contains(file)) << file << ": " << read_file(folder / file);
   }
 }
 

@@ -14,8 +14,14 @@
 #include <trainer/checkpoint/safetensors.h>
 #include <trainer/core/error.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer::safetensors {
 namespace {
+
+using test::read_file;
+using test::thrown;
+using test::write_file;
 
 using namespace std::string_literals;
 
@@ -75,9 +81,9 @@ TEST_F(Safetensors, PythonReadsOurFileAndWritesTheSameBytes) {
   save(path_, tensors_of_every_dtype());
   const fs::Path rewritten = folder_ / "python.safetensors";
   python({"rewrite", path_.string(), rewritten.string()});
-  const std::string ours = read_bytes(path_);
+  const std::string ours = read_file(path_);
   ASSERT_GT(ours.size(), 1000);
-  EXPECT_TRUE(read_bytes(rewritten) == ours);
+  EXPECT_TRUE(read_file(rewritten) == ours);
 }
 
 TEST_F(Safetensors, ReadsWhatPythonWrites) {
@@ -132,9 +138,9 @@ TEST_F(Safetensors, DataIsOrderedByAlignmentThenName) {
                            {"B", torch::ones(1)}};
   save(path_, tensors);
   EXPECT_EQ(File(path_).names(), (std::vector<std::string>{"c", "B", "a", "d"}));
-  const std::string bytes = read_bytes(path_);
+  const std::string bytes = read_file(path_);
   save(path_, {tensors.rbegin(), tensors.rend()});
-  EXPECT_TRUE(read_bytes(path_) == bytes);
+  EXPECT_TRUE(read_file(path_) == bytes);
 }
 
 TEST_F(Safetensors, SavesTheValuesOfAnyView) {
@@ -179,9 +185,9 @@ TEST_F(Safetensors, UnalignedDataIsReadAsACopy) {
   const std::string data =
       std::string("\x2A", 1) + std::string(reinterpret_cast<const char*>(&value), 4);
   // Neither the header's length nor the order of the tensors aligns the data.
-  write_bytes(path_, file_bytes(R"({"b":{"dtype":"F32","shape":[],"data_offsets":[1,5]},)"
-                                R"("a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
-                                data));
+  write_file(path_, file_bytes(R"({"b":{"dtype":"F32","shape":[],"data_offsets":[1,5]},)"
+                               R"("a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}})",
+                               data));
   const File file(path_);
   ASSERT_NE(file.info("b").offset % 4, 0);
   EXPECT_EQ(file.names(), (std::vector<std::string>{"a", "b"}));
@@ -195,13 +201,8 @@ TEST_F(Safetensors, UnknownTensorIsRefusedWithThoseThereAre) {
   const File file(path_);
   EXPECT_TRUE(file.contains("a"));
   EXPECT_FALSE(file.contains("c"));
-  try {
-    file.tensor("c");
-    FAIL() << "c was found";
-  } catch (const CheckpointError& error) {
-    EXPECT_EQ(error.what(),
-              path_.string() + ": has no tensor \"c\". It holds 2 tensors: \"a\", \"b\".");
-  }
+  EXPECT_EQ(thrown<CheckpointError>([&] { file.tensor("c"); }),
+            path_.string() + ": has no tensor \"c\". It holds 2 tensors: \"a\", \"b\".");
 }
 
 TEST_F(Safetensors, MissingFileIsADataError) { EXPECT_THROW(File{path_}, DataError); }
@@ -211,14 +212,8 @@ TEST_F(Safetensors, FullDiskIsAnIoError) {
 }
 
 TEST_F(Safetensors, SaveRefusesWhatTheFormatCannotHold) {
-  const auto save_refusal = [&](const Tensors& tensors,
-                                const Metadata& metadata = {}) -> std::string {
-    try {
-      save(path_, tensors, metadata);
-      return "";
-    } catch (const UsageError& error) {
-      return error.what();
-    }
+  const auto save_refusal = [&](const Tensors& tensors, const Metadata& metadata = {}) {
+    return thrown<UsageError>([&] { save(path_, tensors, metadata); });
   };
   const std::string prefix = path_.string() + ": cannot save: ";
   const auto one = torch::ones(1);

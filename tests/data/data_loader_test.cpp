@@ -22,19 +22,12 @@
 #include <trainer/core/seed.h>
 #include <trainer/data/sampler.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer {
 namespace {
 
-/// The text of the E that `f` throws.
-template <class E>
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
+using test::thrown;
 
 /// Sample i is the number i. `on_fetch`, when given, sees the indices of each batch first.
 class Numbers : public Dataset {
@@ -252,7 +245,7 @@ TEST(DataLoader, RethrowsAtTheBatchThatFailed) {
         ASSERT_TRUE(batch);
         ASSERT_EQ(values_of(*batch)[0], 4 * i);
       }
-      EXPECT_EQ(error_of<std::runtime_error>([&] { loader.next(); }), "sample 20");
+      EXPECT_EQ(thrown<std::runtime_error>([&] { loader.next(); }), "sample 20");
       EXPECT_FALSE(loader.next());
     }
     broken = false;
@@ -323,7 +316,7 @@ TEST(DataLoader, FetchesWithoutGradients) {
 
 TEST(DataLoader, ChecksItsOptions) {
   const auto error = [](const DataLoaderOptions& options) {
-    return error_of<ConfigError>([&] { DataLoader(std::make_shared<Numbers>(5), options); });
+    return thrown<ConfigError>([&] { DataLoader(std::make_shared<Numbers>(5), options); });
   };
   EXPECT_EQ(error({.batch_size = 0, .num_workers = -1, .prefetch = 0}),
             "in code: DataLoader.batch_size: is '0': must be at least 1.\n"
@@ -333,28 +326,28 @@ TEST(DataLoader, ChecksItsOptions) {
 
 TEST(DataLoader, RefusesDataItCannotBatch) {
   const auto data_error = [](int64_t size, const DataLoaderOptions& options) {
-    return error_of<DataError>([&] { DataLoader(std::make_shared<Numbers>(size), options); });
+    return thrown<DataError>([&] { DataLoader(std::make_shared<Numbers>(size), options); });
   };
   EXPECT_EQ(data_error(0, {}),
             "DataLoader: trainer::(anonymous namespace)::Numbers has no samples.");
   EXPECT_EQ(data_error(5, {.batch_size = 6, .drop_last = true}),
             "DataLoader: trainer::(anonymous namespace)::Numbers has 5 samples, not one full batch "
             "of 6. Lower batch_size, or turn drop_last off.");
-  EXPECT_EQ(error_of<UsageError>([] { DataLoader(nullptr, {}); }),
+  EXPECT_EQ(thrown<UsageError>([] { DataLoader(nullptr, {}); }),
             "DataLoader: the data set is null. DataLoader() stands for no data.");
 }
 
 TEST(DataLoader, RefusesPositionsOutOfRange) {
   DataLoader loader(std::make_shared<Numbers>(5), {.batch_size = 2});
-  EXPECT_EQ(error_of<UsageError>([&] { loader.start(0, 4); }),
+  EXPECT_EQ(thrown<UsageError>([&] { loader.start(0, 4); }),
             "DataLoader: start(epoch 0, first_batch 4, num_batches -1) is out of range; an epoch "
             "has 3 batches, and -1 stands for all that are left.");
   EXPECT_THROW(loader.start(-1), UsageError);
   EXPECT_THROW(loader.start(0, -1), UsageError);
   EXPECT_THROW(loader.start(0, 0, -2), UsageError);
-  EXPECT_EQ(error_of<UsageError>([&] { loader.next(); }),
+  EXPECT_EQ(thrown<UsageError>([&] { loader.next(); }),
             "DataLoader: next() before start(). Call start(epoch) for each epoch.");
-  EXPECT_EQ(error_of<UsageError>([&] { loader.num_samples(3); }),
+  EXPECT_EQ(thrown<UsageError>([&] { loader.num_samples(3); }),
             "DataLoader: no batch 3; an epoch has 3, counted from 0.");
   EXPECT_THROW(loader.num_samples(-1), UsageError);
 }
@@ -362,7 +355,7 @@ TEST(DataLoader, RefusesPositionsOutOfRange) {
 TEST(DataLoader, IsEmptyWithoutData) {
   DataLoader none;
   EXPECT_FALSE(none);
-  EXPECT_EQ(error_of<UsageError>([&] { none.start(0); }),
+  EXPECT_EQ(thrown<UsageError>([&] { none.start(0); }),
             "DataLoader: has no data set. Ask `if (loader)` first.");
   EXPECT_THROW(none.next(), UsageError);
   EXPECT_THROW(none.size(), UsageError);

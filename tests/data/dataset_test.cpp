@@ -18,19 +18,12 @@
 
 #include <trainer/core/error.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer {
 namespace {
 
-/// The text of the E that `f` throws.
-template <class E>
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "(nothing thrown)";
-}
+using test::thrown;
 
 bool same_bits(const torch::Tensor& a, const torch::Tensor& b) {
   const auto x = a.contiguous();
@@ -93,7 +86,7 @@ TEST(Dataset, NamesBothSamplesThatDoNotStack) {
   const FunctionDataset shapes(9, [](int64_t index) {
     return Batch{torch::zeros({3, index == 4 ? 5 : 4}), torch::tensor(index)};
   });
-  EXPECT_EQ(error_of<UsageError>([&] {
+  EXPECT_EQ(thrown<UsageError>([&] {
               shapes.get_batch(std::vector<int64_t>{1, 2, 4});
             }),
             "trainer::(anonymous namespace)::FunctionDataset: sample 4 does not stack with sample "
@@ -102,7 +95,7 @@ TEST(Dataset, NamesBothSamplesThatDoNotStack) {
 
   const FunctionDataset names(
       9, [](int64_t index) { return Batch({torch::zeros({2})}, {index == 0 ? "ids" : "mask"}); });
-  EXPECT_EQ(error_of<UsageError>([&] {
+  EXPECT_EQ(thrown<UsageError>([&] {
               names.get_batch(std::vector<int64_t>{0, 1});
             }),
             "trainer::(anonymous namespace)::FunctionDataset: sample 1 does not stack with sample "
@@ -116,7 +109,7 @@ TEST(Dataset, NamesBothSamplesThatDoNotStack) {
 
   const FunctionDataset counts(
       9, [](int64_t index) { return index == 0 ? Batch{torch::zeros({2})} : Batch{}; });
-  EXPECT_EQ(error_of<UsageError>([&] {
+  EXPECT_EQ(thrown<UsageError>([&] {
               counts.get_batch(std::vector<int64_t>{0, 1});
             }),
             "trainer::(anonymous namespace)::FunctionDataset: sample 1 does not stack with sample "
@@ -125,10 +118,10 @@ TEST(Dataset, NamesBothSamplesThatDoNotStack) {
 }
 
 TEST(Dataset, SaysWhatToOverride) {
-  EXPECT_EQ(error_of<UsageError>([] { BatchOnlyDataset().get(0); }),
+  EXPECT_EQ(thrown<UsageError>([] { BatchOnlyDataset().get(0); }),
             "trainer::(anonymous namespace)::BatchOnlyDataset: has no get(). Override get() in "
             "trainer::(anonymous namespace)::BatchOnlyDataset, or fetch by get_batch().");
-  EXPECT_EQ(error_of<UsageError>([] { counting_dataset(3)->get_batch({}); }),
+  EXPECT_EQ(thrown<UsageError>([] { counting_dataset(3)->get_batch({}); }),
             "trainer::(anonymous namespace)::FunctionDataset: get_batch() of no samples.");
 }
 
@@ -198,7 +191,7 @@ TEST(TensorDataset, KeepsNames) {
 
 TEST(TensorDataset, RefusesTensorsThatDoNotFit) {
   const auto error = [](std::vector<torch::Tensor> tensors, std::vector<std::string> names = {}) {
-    return error_of<Error>([&] { TensorDataset(tensors, names); });
+    return thrown<Error>([&] { TensorDataset(tensors, names); });
   };
   EXPECT_EQ(error({}), "TensorDataset: no tensors.");
   EXPECT_EQ(error({torch::zeros({0, 3})}), "TensorDataset: the tensors hold no samples.");
@@ -220,9 +213,9 @@ TEST(TensorDataset, RefusesTensorsThatDoNotFit) {
 
 TEST(TensorDataset, RefusesIndicesOutside) {
   const TensorDataset dataset({torch::arange(4)});
-  EXPECT_EQ(error_of<UsageError>([&] { dataset.get(4); }),
+  EXPECT_EQ(thrown<UsageError>([&] { dataset.get(4); }),
             "TensorDataset: no sample 4; it has 4, counted from 0.");
-  EXPECT_EQ(error_of<UsageError>([&] {
+  EXPECT_EQ(thrown<UsageError>([&] {
               dataset.get_batch(std::vector<int64_t>{0, -1});
             }),
             "TensorDataset: no sample -1; it has 4, counted from 0.");
@@ -247,17 +240,17 @@ TEST(Subset, FetchesOneSample) {
 }
 
 TEST(Subset, RefusesIndicesOutside) {
-  EXPECT_EQ(error_of<UsageError>([] {
+  EXPECT_EQ(thrown<UsageError>([] {
               Subset(counting_dataset(10), {0, 10});
             }),
             "trainer::(anonymous namespace)::FunctionDataset: no sample 10; it has 10, counted "
             "from 0.");
   EXPECT_THROW(Subset(counting_dataset(10), {-1}), UsageError);
-  EXPECT_EQ(error_of<UsageError>([] { Subset(nullptr, {}); }), "Subset: the data set is null.");
+  EXPECT_EQ(thrown<UsageError>([] { Subset(nullptr, {}); }), "Subset: the data set is null.");
   const Subset subset(counting_dataset(10), {5, 2});
-  EXPECT_EQ(error_of<UsageError>([&] { subset.get(2); }),
+  EXPECT_EQ(thrown<UsageError>([&] { subset.get(2); }),
             "Subset: no sample 2; it has 2, counted from 0.");
-  EXPECT_EQ(error_of<UsageError>([&] { subset.get_batch(std::vector<int64_t>{-1}); }),
+  EXPECT_EQ(thrown<UsageError>([&] { subset.get_batch(std::vector<int64_t>{-1}); }),
             "Subset: no sample -1; it has 2, counted from 0.");
 }
 
@@ -298,7 +291,7 @@ TEST(RandomSplit, GivesTheSamePartsForTheSameSeed) {
 
 TEST(RandomSplit, RefusesFractionsThatDoNotAddUp) {
   const auto error = [](const std::vector<double>& fractions) {
-    return error_of<UsageError>([&] { random_split(counting_dataset(10), fractions, 0); });
+    return thrown<UsageError>([&] { random_split(counting_dataset(10), fractions, 0); });
   };
   EXPECT_EQ(error({0.8, 0.3}),
             "random_split: fractions [0.8, 0.3] add up to 1.1; they have to be above 0 and add up "
@@ -314,13 +307,13 @@ TEST(RandomSplit, RefusesFractionsThatDoNotAddUp) {
 }
 
 TEST(RandomSplit, RefusesEmptyParts) {
-  EXPECT_EQ(error_of<DataError>([] {
+  EXPECT_EQ(thrown<DataError>([] {
               random_split(counting_dataset(10), {0.97, 0.02, 0.01}, 0);
             }),
             "random_split: part 1 (0.02 of 10 samples) would be empty. Give it a larger fraction.");
-  EXPECT_EQ(error_of<DataError>([] { random_split(counting_dataset(0), {1.0}, 0); }),
+  EXPECT_EQ(thrown<DataError>([] { random_split(counting_dataset(0), {1.0}, 0); }),
             "random_split: trainer::(anonymous namespace)::FunctionDataset is empty.");
-  EXPECT_EQ(error_of<UsageError>([] { random_split(nullptr, {1.0}, 0); }),
+  EXPECT_EQ(thrown<UsageError>([] { random_split(nullptr, {1.0}, 0); }),
             "random_split: the data set is null.");
 }
 

@@ -17,8 +17,12 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer {
 namespace {
+
+using test::thrown;
 
 Batch batch_of(int64_t k) { return {torch::tensor(k)}; }
 
@@ -178,12 +182,7 @@ TEST(Prefetcher, FailuresEndTheEpochInTheirTurn) {
       for (int64_t k = 0; k < 5; ++k) {
         ASSERT_EQ(prefetcher.next().value()[0].item<int64_t>(), k);
       }
-      try {
-        prefetcher.next();
-        FAIL();
-      } catch (const std::out_of_range& error) {
-        EXPECT_STREQ(error.what(), "5");
-      }
+      EXPECT_EQ(thrown<std::out_of_range>([&] { prefetcher.next(); }), "5");
       EXPECT_FALSE(prefetcher.next());
     }
   }

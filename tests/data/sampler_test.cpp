@@ -12,8 +12,12 @@
 #include <trainer/core/error.h>
 #include <trainer/core/seed.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer {
 namespace {
+
+using test::thrown;
 
 std::vector<int64_t> elements(const Permutation& order) {
   std::vector<int64_t> result;
@@ -131,12 +135,8 @@ TEST(Permutation, NeighboursDoNotStayAtAFixedDistance) {
 }
 
 TEST(Permutation, RefusesSizesBelowOne) {
-  try {
-    const Permutation order(0, 1);
-    FAIL();
-  } catch (const UsageError& error) {
-    EXPECT_STREQ(error.what(), "Permutation: size 0; it has to be at least 1.");
-  }
+  EXPECT_EQ(thrown<UsageError>([] { Permutation(0, 1); }),
+            "Permutation: size 0; it has to be at least 1.");
   EXPECT_THROW(Permutation(-5, 1), UsageError);
 }
 

@@ -22,7 +22,7 @@ class JSONLLoggerTest : public LoggerTest {
 TEST_F(JSONLLoggerTest, PythonReadsBackEveryValue) {
   const auto rows = random_rows(1000);
   JSONLLogger logger;
-  logger.setup(folder_);
+  logger.setup(folder_.path());
   log_rows(logger, rows);
   logger.save();
   expect_same_rows(python_rows("jsonl", path_), rows);
@@ -31,7 +31,7 @@ TEST_F(JSONLLoggerTest, PythonReadsBackEveryValue) {
 TEST_F(JSONLLoggerTest, WritesOneObjectALine) {
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
   JSONLLogger logger;
-  logger.setup(folder_);
+  logger.setup(folder_.path());
   logger.log_metrics({{"z", 0.1}, {"epoch", 3}, {"a", 1}}, 49);
   logger.log_metrics({{"epoch", std::nan("")}}, 50);
   logger.log_metrics({{"say \"hi\"\n", -std::nan("")},
@@ -39,9 +39,9 @@ TEST_F(JSONLLoggerTest, WritesOneObjectALine) {
                       {"\xC3\xA9", -kInfinity},
                       {"bad \xFF", 1e300}},
                      51);
-  EXPECT_EQ(read_bytes(path_), "");
+  EXPECT_EQ(read_file(path_), "");
   logger.finalize("success");
-  EXPECT_EQ(read_bytes(path_),
+  EXPECT_EQ(read_file(path_),
             R"({"schema":1,"epoch":3,"step":49,"metrics":{"z":0.1,"a":1}})"
             "\n"
             R"({"schema":1,"epoch":"nan","step":50,"metrics":{}})"
@@ -56,7 +56,7 @@ TEST_F(JSONLLoggerTest, ResumedRunMakesTheSameBytes) {
   whole.setup(folder_ / "whole");
   log_rows(whole, rows);
   whole.save();
-  const std::string expected = read_bytes(folder_ / "whole" / "metrics.jsonl");
+  const std::string expected = read_file(folder_ / "whole" / "metrics.jsonl");
   for (size_t checkpoint = 0; checkpoint < rows.size(); checkpoint += 23) {
     const fs::Path folder = folder_ / std::to_string(checkpoint);
     JSONLLogger killed;
@@ -73,35 +73,35 @@ TEST_F(JSONLLoggerTest, ResumedRunMakesTheSameBytes) {
     EXPECT_EQ(resumed.state_dict(), state);
     log_rows(resumed, rows, checkpoint, rows.size());
     resumed.save();
-    EXPECT_EQ(read_bytes(folder / "metrics.jsonl"), expected) << "checkpoint after " << checkpoint;
+    EXPECT_EQ(read_file(folder / "metrics.jsonl"), expected) << "checkpoint after " << checkpoint;
   }
 }
 
 TEST_F(JSONLLoggerTest, KilledAtAnyByteTheRunContinues) {
   const auto rows = random_rows(5);
   JSONLLogger whole;
-  whole.setup(folder_);
+  whole.setup(folder_.path());
   log_rows(whole, rows);
   whole.save();
-  const std::string text = read_bytes(path_);
+  const std::string text = read_file(path_);
   for (size_t size = 0; size <= text.size(); ++size) {
-    write_bytes(path_, text.substr(0, size));
+    write_file(path_, text.substr(0, size));
     const auto complete = static_cast<size_t>(
         std::count(text.begin(), text.begin() + static_cast<ptrdiff_t>(size), '\n'));
     JSONLLogger logger;
-    logger.setup(folder_);
+    logger.setup(folder_.path());
     ASSERT_EQ(logger.state_dict(), nlohmann::json({{"rows", complete}}))
         << "killed after byte " << size;
     log_rows(logger, rows, complete, rows.size());
     logger.save();
-    ASSERT_EQ(read_bytes(path_), text) << "killed after byte " << size;
+    ASSERT_EQ(read_file(path_), text) << "killed after byte " << size;
   }
 }
 
 TEST_F(JSONLLoggerTest, FolderThatCannotBeWrittenIsAnIoError) {
   std::filesystem::create_directory(path_);
   JSONLLogger logger;
-  EXPECT_EQ(message_of<IoError>([&] { logger.setup(folder_); }),
+  EXPECT_EQ(thrown<IoError>([&] { logger.setup(folder_.path()); }),
             path_.string() + ": cannot write: Is a directory.\n  This is a folder; give a file.");
 }
 

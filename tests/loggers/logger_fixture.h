@@ -1,6 +1,6 @@
 #pragma once
-// What the tests of the loggers share: a folder of their own, random rows, and Python, which reads
-// the files back as users of Python would.
+// What the tests of the loggers share: random rows, and Python, which reads the files back as users
+// of Python would.
 
 #include <algorithm>
 #include <array>
@@ -8,16 +8,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <functional>
-#include <iterator>
 #include <limits>
 #include <random>
-#include <stdexcept>
 #include <string>
-#include <string_view>
-#include <unistd.h>
 #include <utility>
 #include <vector>
 
@@ -29,6 +22,8 @@
 #include <trainer/logger.h>
 
 #include <tests/support/process.h>
+#include <tests/support/temp_dir.h>
+#include <tests/support/thrown.h>
 
 namespace trainer::test {
 
@@ -37,30 +32,6 @@ struct Row {
   Metrics metrics;
   int64_t step = 0;
 };
-
-inline std::string read_bytes(const fs::Path& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) {
-    throw std::runtime_error("the test has no file " + path.string());
-  }
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-inline void write_bytes(const fs::Path& path, std::string_view bytes) {
-  std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
-}
-
-/// The message of the error that `call` throws; "" and a failure where it throws none.
-template <class E>
-std::string message_of(const std::function<void()>& call) {
-  try {
-    call();
-  } catch (const E& error) {
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return "";
-}
 
 /// Any double, as its bits come: subnormal, huge, NaN of any kind; often a plain or special one.
 inline double random_value(std::mt19937_64& random) {
@@ -127,17 +98,8 @@ inline void expect_same_rows(std::vector<Row> read, std::vector<Row> written) {
   }
 }
 
-/// A folder of its own, removed afterwards.
 class LoggerTest : public testing::Test {
  protected:
-  LoggerTest() {
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    folder_ = fs::Path(testing::TempDir()) / (std::string(info->test_suite_name()) + "_" +
-                                              info->name() + "_" + std::to_string(::getpid()));
-    std::filesystem::create_directories(folder_);
-  }
-  ~LoggerTest() override { std::filesystem::remove_all(folder_); }
-
   /// What `metrics_read.py FORMAT PATH` prints: a list of what it read.
   static nlohmann::json python(const std::string& format, const fs::Path& path) {
     return nlohmann::json::parse(run_python("loggers/metrics_read.py", {format, path.string()}));
@@ -158,7 +120,7 @@ class LoggerTest : public testing::Test {
     return rows;
   }
 
-  fs::Path folder_;
+  const TempDir folder_;
 };
 
 /// Logs rows [begin, end).

@@ -24,7 +24,7 @@ class TensorBoardLoggerTest : public LoggerTest {
   /// The event files in the order in which TensorBoard reads them.
   std::vector<fs::Path> event_files() const {
     std::set<fs::Path> files;
-    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+    for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
       files.insert(entry.path());
     }
     return {files.begin(), files.end()};
@@ -41,7 +41,7 @@ class TensorBoardLoggerTest : public LoggerTest {
   /// What TensorBoard shows of `tag`.
   Points shown(const std::string& tag) const {
     Points points;
-    const auto tags = python("accumulate", folder_);
+    const auto tags = python("accumulate", folder_.path());
     for (const auto& point : tags.at(tag)) {
       points.emplace_back(point[0].get<int64_t>(),
                           std::strtod(point[1].get<std::string>().c_str(), nullptr));
@@ -60,7 +60,7 @@ class TensorBoardLoggerTest : public LoggerTest {
 TEST_F(TensorBoardLoggerTest, TensorBoardReadsBackEveryValueAsFloat32) {
   auto rows = random_rows(1000);
   TensorBoardLogger logger;
-  logger.setup(folder_);
+  logger.setup(folder_.path());
   log_rows(logger, rows);
   logger.finalize("success");
   for (Row& row : rows) {
@@ -75,7 +75,7 @@ TEST_F(TensorBoardLoggerTest, TensorBoardReadsBackEveryValueAsFloat32) {
 TEST_F(TensorBoardLoggerTest, FileIsMadeByTheFirstWriteAndNamedAsTensorBoardsOwn) {
   using std::chrono::system_clock;
   TensorBoardLogger logger;
-  logger.setup(folder_);
+  logger.setup(folder_.path());
   logger.save();
   EXPECT_TRUE(event_files().empty());
   const auto before = system_clock::to_time_t(system_clock::now());
@@ -97,7 +97,7 @@ TEST_F(TensorBoardLoggerTest, FileIsMadeByTheFirstWriteAndNamedAsTensorBoardsOwn
 
 TEST_F(TensorBoardLoggerTest, FileStartsWithItsVersionAndASession) {
   TensorBoardLogger logger;
-  logger.setup(folder_);
+  logger.setup(folder_.path());
   logger.log_metrics({{"loss", 1}}, 7);
   logger.save();
   EXPECT_EQ(python("sessions", event_files()[0]),
@@ -108,7 +108,7 @@ TEST_F(TensorBoardLoggerTest, ResumedRunReplacesThePointsAfterTheCheckpoint) {
   nlohmann::json state;
   {
     TensorBoardLogger killed;
-    killed.setup(folder_);
+    killed.setup(folder_.path());
     EXPECT_EQ(killed.state_dict(), nlohmann::json::parse(R"({"last_step":-1})"));
     log_steps(killed, 0, 60, 1);
     state = nlohmann::json::parse(killed.state_dict().dump());
@@ -119,7 +119,7 @@ TEST_F(TensorBoardLoggerTest, ResumedRunReplacesThePointsAfterTheCheckpoint) {
   EXPECT_EQ(shown("loss"), points(0, 100, 1));
 
   TensorBoardLogger resumed;
-  resumed.setup(folder_);
+  resumed.setup(folder_.path());
   resumed.load_state_dict(state);
   EXPECT_EQ(resumed.state_dict(), state);
   log_steps(resumed, 60, 80, 2);
@@ -134,7 +134,7 @@ TEST_F(TensorBoardLoggerTest, ResumedRunReplacesThePointsAfterTheCheckpoint) {
   EXPECT_EQ(sessions[1], nlohmann::json::parse(R"(["session_log",60])"));
 
   TensorBoardLogger again;  // from before the first row
-  again.setup(folder_);
+  again.setup(folder_.path());
   again.load_state_dict({{"last_step", -1}});
   log_steps(again, 0, 5, 3);
   again.save();
@@ -144,7 +144,7 @@ TEST_F(TensorBoardLoggerTest, ResumedRunReplacesThePointsAfterTheCheckpoint) {
 
 TEST_F(TensorBoardLoggerTest, GoingBackWithinARunReplacesThePointsToo) {
   TensorBoardLogger logger;
-  logger.setup(folder_);
+  logger.setup(folder_.path());
   log_steps(logger, 0, 10, 1);
   logger.load_state_dict({{"last_step", 3}});
   log_steps(logger, 4, 6, 2);
@@ -156,11 +156,11 @@ TEST_F(TensorBoardLoggerTest, GoingBackWithinARunReplacesThePointsToo) {
 
 TEST_F(TensorBoardLoggerTest, AnotherLoggerInTheFolderAddsItsPoints) {
   TensorBoardLogger first;
-  first.setup(folder_);
+  first.setup(folder_.path());
   log_steps(first, 0, 10, 1);
   first.save();
   TensorBoardLogger second;
-  second.setup(folder_);
+  second.setup(folder_.path());
   second.log_metrics({{"test_loss", 5}}, 0);
   second.save();
   EXPECT_EQ(shown("loss"), points(0, 10, 1));
@@ -171,15 +171,15 @@ TEST_F(TensorBoardLoggerTest, LaterFileIsReadLaterWhateverTheClockSays) {
   const fs::Path ahead = folder_ / "events.out.tfevents.9000000000.z.99999.9";
   {
     TensorBoardLogger first;
-    first.setup(folder_);
+    first.setup(folder_.path());
     log_steps(first, 0, 10, 1);
     first.save();
     std::filesystem::rename(event_files()[0], ahead);
   }
-  write_bytes(folder_ / "events.out.tfevents.9500000000.killed.1.0",
-              "");  // killed before its first flush
+  write_file(folder_ / "events.out.tfevents.9500000000.killed.1.0",
+             "");  // killed before its first flush
   TensorBoardLogger resumed;
-  resumed.setup(folder_);
+  resumed.setup(folder_.path());
   resumed.load_state_dict({{"last_step", 4}});
   log_steps(resumed, 5, 8, 2);
   resumed.save();
@@ -191,13 +191,13 @@ TEST_F(TensorBoardLoggerTest, LaterFileIsReadLaterWhateverTheClockSays) {
 }
 
 TEST_F(TensorBoardLoggerTest, FileOfARunKilledBeforeItsFirstFlushCountsAsNoStart) {
-  write_bytes(folder_ / "events.out.tfevents.1000000000.killed.1.0", "");
+  write_file(folder_ / "events.out.tfevents.1000000000.killed.1.0", "");
   TensorBoardLogger first;
-  first.setup(folder_);
+  first.setup(folder_.path());
   log_steps(first, 0, 10, 1);
   first.save();
   TensorBoardLogger resumed;
-  resumed.setup(folder_);
+  resumed.setup(folder_.path());
   resumed.load_state_dict({{"last_step", 4}});
   log_steps(resumed, 5, 6, 2);
   resumed.save();
@@ -208,15 +208,15 @@ TEST_F(TensorBoardLoggerTest, FileOfARunKilledBeforeItsFirstFlushCountsAsNoStart
 
 TEST_F(TensorBoardLoggerTest, KilledAtAnyByteTheRunContinues) {
   TensorBoardLogger killed;
-  killed.setup(folder_);
+  killed.setup(folder_.path());
   log_steps(killed, 0, 3, 1);
   killed.save();
   const fs::Path file = event_files()[0];
-  const std::string bytes = read_bytes(file);
+  const std::string bytes = read_file(file);
   for (size_t lost = 1; lost <= 50; ++lost) {  // the last record and a part of the one before
     const fs::Path folder = folder_ / std::to_string(lost);
     std::filesystem::create_directory(folder);
-    write_bytes(folder / file.filename(), bytes.substr(0, bytes.size() - lost));
+    write_file(folder / file.filename(), bytes.substr(0, bytes.size() - lost));
     TensorBoardLogger resumed;
     resumed.setup(folder);
     resumed.load_state_dict({{"last_step", 0}});
@@ -227,7 +227,7 @@ TEST_F(TensorBoardLoggerTest, KilledAtAnyByteTheRunContinues) {
   const std::string two = "\"0x1.0000000000000p+1\"";
   const auto expected =
       nlohmann::json::parse("[[0," + one + "],[1," + two + "],[2," + two + "],[3," + two + "]]");
-  const auto runs = python("accumulate_each", folder_);
+  const auto runs = python("accumulate_each", folder_.path());
   EXPECT_EQ(runs.size(), 50);
   for (const auto& [lost, tags] : runs.items()) {
     EXPECT_EQ(tags.at("loss"), expected) << lost << " bytes lost";
@@ -235,15 +235,15 @@ TEST_F(TensorBoardLoggerTest, KilledAtAnyByteTheRunContinues) {
 }
 
 TEST_F(TensorBoardLoggerTest, FolderThatCannotBeWrittenIsAnIoError) {
-  write_bytes(folder_ / "file", "");
+  write_file(folder_ / "file", "");
   TensorBoardLogger logger;
-  EXPECT_EQ(message_of<IoError>([&] { logger.setup(folder_ / "file"); }),
+  EXPECT_EQ(thrown<IoError>([&] { logger.setup(folder_ / "file"); }),
             (folder_ / "file").string() +
                 ": cannot create this folder: Not a directory.\n  A part of the path is a file, "
                 "not a folder.");
   logger.setup(folder_ / "gone");
   std::filesystem::remove(folder_ / "gone");
-  const std::string message = message_of<IoError>([&] { logger.log_metrics({{"loss", 1}}, 0); });
+  const std::string message = thrown<IoError>([&] { logger.log_metrics({{"loss", 1}}, 0); });
   EXPECT_TRUE(message.starts_with((folder_ / "gone" / "events.out.tfevents.").string())) << message;
   EXPECT_TRUE(
       message.ends_with(": cannot write: No such file or directory.\n  Check the path; relative "
@@ -253,14 +253,13 @@ TEST_F(TensorBoardLoggerTest, FolderThatCannotBeWrittenIsAnIoError) {
 
 TEST_F(TensorBoardLoggerTest, StateOfAnotherLoggerIsRefused) {
   TensorBoardLogger logger;
-  logger.setup(folder_);
+  logger.setup(folder_.path());
   for (const char* text : {"null", "{\"rows\":3}", "{\"last_step\":-2}", "{\"last_step\":0.5}",
                            "{\"last_step\":9223372036854775807}"}) {
-    EXPECT_EQ(
-        message_of<CheckpointError>([&] { logger.load_state_dict(nlohmann::json::parse(text)); }),
-        folder_.string() + ": the checkpoint's state of TensorBoardLogger is " + text +
-            ", not {\"last_step\": S}. Resume with the loggers of the run that wrote the "
-            "checkpoint.");
+    EXPECT_EQ(thrown<CheckpointError>([&] { logger.load_state_dict(nlohmann::json::parse(text)); }),
+              folder_.path().string() + ": the checkpoint's state of TensorBoardLogger is " + text +
+                  ", not {\"last_step\": S}. Resume with the loggers of the run that wrote the "
+                  "checkpoint.");
   }
 }
 

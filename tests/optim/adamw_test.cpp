@@ -1,6 +1,5 @@
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -15,8 +14,12 @@
 #include <trainer/core/error.h>
 #include <trainer/optim/adamw.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer::optim {
 namespace {
+
+using test::thrown;
 
 using torch::Tensor;
 using torch::optim::OptimizerParamGroup;
@@ -81,16 +84,6 @@ struct Reference {
                                             options.weight_decay() * parameter);
   }
 };
-
-template <class E>
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "no error";
-}
 
 TEST(AdamW, EqualsTheAlgorithmInFloat64) {
   auto parameters = make_parameters(torch::kFloat64);
@@ -301,7 +294,7 @@ TEST(AdamW, UpdatesAGroupThatWasAddedLater) {
 TEST(AdamW, RefusesBadOptions) {
   const std::vector<Tensor> parameters = {torch::zeros({2}, torch::requires_grad())};
   const auto message = [&](const AdamWOptions& options) {
-    return message_of<UsageError>([&] { const AdamW optimizer(parameters, options); });
+    return thrown<UsageError>([&] { const AdamW optimizer(parameters, options); });
   };
   EXPECT_EQ(message(AdamWOptions(-0.1)), "AdamW: lr is -0.1, it must be at least 0.");
   EXPECT_EQ(message(AdamWOptions(std::numeric_limits<double>::quiet_NaN())),
@@ -315,7 +308,7 @@ TEST(AdamW, RefusesBadOptions) {
             "AdamW: betas are (0.5, -0.5), both must be at least 0 and below 1.");
   std::vector<OptimizerParamGroup> groups;
   groups.emplace_back(parameters, std::make_unique<AdamWOptions>(-2));
-  EXPECT_EQ(message_of<UsageError>([&] { const AdamW optimizer(groups); }),
+  EXPECT_EQ(thrown<UsageError>([&] { const AdamW optimizer(groups); }),
             "AdamW: lr is -2, it must be at least 0.");
 }
 
@@ -326,23 +319,23 @@ TEST(AdamW, RefusesTheOptionsOfAnotherOptimizer) {
   const std::string expected =
       "AdamW: a parameter group has the options of another optimizer.\n"
       "  Give it trainer::optim::AdamWOptions, or none for the defaults.";
-  EXPECT_EQ(message_of<UsageError>([&] { const AdamW optimizer(groups); }), expected);
+  EXPECT_EQ(thrown<UsageError>([&] { const AdamW optimizer(groups); }), expected);
   AdamW optimizer({torch::zeros({2}, torch::requires_grad())});
   optimizer.param_groups()[0].set_options(std::make_unique<torch::optim::SGDOptions>(0.1));
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer.step(); }), expected);
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer.optimizer_state(); }), expected);
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer.load_optimizer_state({}); }), expected);
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer.step(); }), expected);
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer.optimizer_state(); }), expected);
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer.load_optimizer_state({}); }), expected);
 }
 
 TEST(AdamW, RefusesGradientsThatTheKernelCannotRead) {
   const Tensor x = torch::zeros({3}, torch::requires_grad());
   AdamW optimizer({x});
   x.mutable_grad() = torch::ones({3}).to_sparse();
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer.step(); }),
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer.step(); }),
             "AdamW: the gradient of a parameter of shape [3] is sparse.\n"
             "  Make the embedding without sparse(true), or use torch::optim::SGD.");
   x.mutable_grad() = torch::ones({2});
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer.step(); }),
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer.step(); }),
             "AdamW: the gradient of a parameter of shape [3] has shape [2].\n"
             "  Give it a gradient of its own shape.");
   x.mutable_grad() = torch::ones({3});
@@ -355,7 +348,7 @@ TEST(AdamW, RefusesParametersThatTheKernelWouldDamage) {
   const Tensor part = whole.slice(1, 0, 2).requires_grad_();
   part.mutable_grad() = torch::ones({3, 2});
   AdamW for_part({part});
-  EXPECT_EQ(message_of<UsageError>([&] { for_part.step(); }),
+  EXPECT_EQ(thrown<UsageError>([&] { for_part.step(); }),
             "AdamW: the memory of a parameter has gaps, which the fused kernel would overwrite: "
             "[3, 2] with strides [4, 1], Float on cpu.\n  Make it from tensor.contiguous().");
   EXPECT_TRUE(torch::equal(whole, torch::zeros({3, 4})));
@@ -366,13 +359,13 @@ TEST(AdamW, RefusesParametersThatTheKernelWouldDamage) {
   optimizer.step();
   x.set_data(torch::zeros({2, 3}, torch::kFloat64));
   x.mutable_grad() = torch::ones({2, 3}, torch::kFloat64);
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer.step(); }),
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer.step(); }),
             "AdamW: a parameter was [2, 3] with strides [3, 1], Float on cpu at its first step and "
             "is [2, 3] with strides [3, 1], Double on cpu now.\n"
             "  Move or convert the module before the first step.");
   x.set_data(torch::zeros({5}));
   x.mutable_grad() = torch::ones({5});
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer.step(); }),
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer.step(); }),
             "AdamW: a parameter was [2, 3] with strides [3, 1], Float on cpu at its first step and "
             "is [5] with strides [1], Float on cpu now.\n"
             "  Move or convert the module before the first step.");

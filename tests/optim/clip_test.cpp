@@ -1,6 +1,5 @@
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <string>
@@ -14,8 +13,12 @@
 #include <trainer/core/error.h>
 #include <trainer/optim/clip.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer {
 namespace {
+
+using test::thrown;
 
 using torch::Tensor;
 
@@ -44,15 +47,6 @@ double reference_norm(const std::vector<Tensor>& tensors) {
     sum += tensor.to(torch::kFloat64).square().sum().item<double>();
   }
   return std::sqrt(sum);
-}
-
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const UsageError& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 TEST(Gradients, AreTheDefinedDenseOnesOfAllGroupsInOrder) {
@@ -185,10 +179,11 @@ TEST(Clip, TakesAnEmptyList) {
 
 TEST(Clip, RefusesNegativeBounds) {
   std::vector<Tensor> none;
-  EXPECT_EQ(message_of([&] { clip_by_norm(none, total_norm(none), -1); }),
+  EXPECT_EQ(thrown<UsageError>([&] { clip_by_norm(none, total_norm(none), -1); }),
             "clip_by_norm: max_norm is -1, it must be at least 0.");
-  EXPECT_EQ(message_of([&] { clip_by_value(none, std::numeric_limits<double>::quiet_NaN()); }),
-            "clip_by_value: max_value is nan, it must be at least 0.");
+  EXPECT_EQ(
+      thrown<UsageError>([&] { clip_by_value(none, std::numeric_limits<double>::quiet_NaN()); }),
+      "clip_by_value: max_value is nan, it must be at least 0.");
 }
 
 }  // namespace

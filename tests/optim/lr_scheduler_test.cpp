@@ -1,6 +1,5 @@
 #include <cmath>
 #include <cstdint>
-#include <functional>
 #include <limits>
 #include <memory>
 #include <numbers>
@@ -15,8 +14,12 @@
 #include <trainer/core/error.h>
 #include <trainer/optim/lr_scheduler.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer {
 namespace {
+
+using test::thrown;
 
 using torch::optim::SGD;
 
@@ -45,16 +48,6 @@ std::vector<double> trace(LRScheduler& scheduler, const SGD& optimizer, int num_
     scheduler.step();
   }
   return result;
-}
-
-template <class E>
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 void expect_near(const std::vector<double>& actual, const std::vector<double>& expected) {
@@ -121,12 +114,12 @@ TEST(LRScheduler, RefusesAMalformedStateAndKeepsItsOwn) {
         R"({"count":9223372036854775808,"initial_lrs":[1]})",
         R"({"count":"1","initial_lrs":[1]})"}) {
     const auto json = nlohmann::json::parse(state);
-    EXPECT_EQ(message_of<CheckpointError>([&] { scheduler.load_state_dict(json); }),
+    EXPECT_EQ(thrown<CheckpointError>([&] { scheduler.load_state_dict(json); }),
               "Learning-rate scheduler: the state is " + json.dump() +
                   ", expected {\"count\": integer >= 0, \"initial_lrs\": [numbers]}.\n"
                   "  The checkpoint is damaged or has the state of something else here.");
   }
-  EXPECT_EQ(message_of<CheckpointError>([&] {
+  EXPECT_EQ(thrown<CheckpointError>([&] {
               scheduler.load_state_dict({{"count", 1}, {"initial_lrs", {1.0, 2.0}}});
             }),
             "Learning-rate scheduler: the state has 2 initial_lrs, the optimizer has 1 parameter "
@@ -142,7 +135,7 @@ TEST(LRScheduler, RefusesAnOptimizerThatGotAGroupLater) {
   optimizer.add_param_group(
       torch::optim::OptimizerParamGroup({torch::zeros({1}, torch::requires_grad())}));
   EXPECT_EQ(
-      message_of<UsageError>([&] { scheduler.step(); }),
+      thrown<UsageError>([&] { scheduler.step(); }),
       "The optimizer has 2 parameter groups, it had 1 when its learning-rate scheduler was made.\n"
       "  Make the scheduler after the last add_param_group().");
 }
@@ -150,7 +143,7 @@ TEST(LRScheduler, RefusesAnOptimizerThatGotAGroupLater) {
 TEST(LambdaLR, RefusesAnEmptyFunction) {
   SGD optimizer = make_optimizer({0.5});
   EXPECT_EQ(
-      message_of<UsageError>([&] { const LambdaLR scheduler(optimizer, nullptr); }),
+      thrown<UsageError>([&] { const LambdaLR scheduler(optimizer, nullptr); }),
       "LambdaLR: the function is empty; give one from the count to a factor of the learning rate.");
 }
 
@@ -168,7 +161,7 @@ TEST(StepLR, IsThatOfPyTorch) {
 TEST(StepLR, RefusesBadArguments) {
   SGD optimizer = make_optimizer({0.5});
   const auto message = [&](int64_t step_size, double gamma) {
-    return message_of<UsageError>([&] { const StepLR scheduler(optimizer, step_size, gamma); });
+    return thrown<UsageError>([&] { const StepLR scheduler(optimizer, step_size, gamma); });
   };
   EXPECT_EQ(message(0, 0.1), "StepLR: step_size is 0, it must be at least 1.");
   EXPECT_EQ(message(1, -0.1), "StepLR: gamma is -0.1, it must be a number of at least 0.");
@@ -221,7 +214,7 @@ TEST(WarmupCosineLR, IsLinearLRThenCosineAnnealingLR) {
 TEST(WarmupCosineLR, RefusesBadArguments) {
   SGD optimizer = make_optimizer({0.5});
   const auto message = [&](int64_t warmup_steps, int64_t total_steps, double min_factor) {
-    return message_of<UsageError>(
+    return thrown<UsageError>(
         [&] { const WarmupCosineLR scheduler(optimizer, warmup_steps, total_steps, min_factor); });
   };
   EXPECT_EQ(message(-1, 10, 0),

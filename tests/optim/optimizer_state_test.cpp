@@ -20,8 +20,12 @@
 #include <trainer/optim/adamw.h>
 #include <trainer/optim/optimizer_state.h>
 
+#include <tests/support/thrown.h>
+
 namespace trainer {
 namespace {
+
+using test::thrown;
 
 using torch::Tensor;
 using torch::optim::Optimizer;
@@ -98,16 +102,6 @@ bool equal(const OptimizerState& a, const OptimizerState& b) {
     }
   }
   return true;
-}
-
-template <class E>
-std::string message_of(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 /// Makes an optimizer with two groups, the second with half the learning rate.
@@ -331,7 +325,7 @@ TEST(OptimizerState, SaysWhatDoesNotFit) {
   const auto message = [&](const std::function<void(OptimizerState&)>& damage) {
     auto state = stored(optimizer_state(*optimizer));
     damage(state);
-    return message_of<CheckpointError>([&] { load_optimizer_state(*optimizer, state); });
+    return thrown<CheckpointError>([&] { load_optimizer_state(*optimizer, state); });
   };
   EXPECT_EQ(message([](OptimizerState& s) { s.parameters.resize(3); }),
             "Optimizer state: found 3 parameters in 2 groups, expected 5 in 2.\n"
@@ -368,7 +362,7 @@ TEST(OptimizerState, RefusesAnEmptyEntryForAdagrad) {
       kind<torch::optim::Adagrad>("", torch::optim::AdagradOptions(0.1)).make(parameters);
   auto state = stored(optimizer_state(*optimizer));
   state.parameters[1].clear();
-  EXPECT_EQ(message_of<CheckpointError>([&] { load_optimizer_state(*optimizer, state); }),
+  EXPECT_EQ(thrown<CheckpointError>([&] { load_optimizer_state(*optimizer, state); }),
             "Optimizer state: found nothing for parameter 1 (group 0), expected step, sum.\n"
             "  Restore it with the optimizer it was saved with.");
 }
@@ -422,13 +416,12 @@ TEST(OptimizerState, IsRefusedForOthersWithTheirName) {
   };
   torch::optim::LBFGS lbfgs(make_parameters());
   EXPECT_FALSE(has_optimizer_state(lbfgs));
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer_state(lbfgs); }),
-            expected("torch::optim::LBFGS"));
-  EXPECT_EQ(message_of<UsageError>([&] { load_optimizer_state(lbfgs, {}); }),
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer_state(lbfgs); }), expected("torch::optim::LBFGS"));
+  EXPECT_EQ(thrown<UsageError>([&] { load_optimizer_state(lbfgs, {}); }),
             expected("torch::optim::LBFGS"));
   PlainOptimizer plain(make_parameters());
   EXPECT_FALSE(has_optimizer_state(plain));
-  EXPECT_EQ(message_of<UsageError>([&] { optimizer_state(plain); }),
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer_state(plain); }),
             expected("trainer::(anonymous namespace)::PlainOptimizer"));
 }
 

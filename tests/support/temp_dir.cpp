@@ -34,10 +34,12 @@ std::string read_file(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-void write_file(const std::filesystem::path& path, const std::string& content) {
+std::filesystem::path write_file(const std::filesystem::path& path, const std::string& content) {
   std::ofstream file(path, std::ios::binary);
   file << content;
-  ASSERT_TRUE(file.good()) << "cannot write " << path;
+  file.close();
+  EXPECT_TRUE(file.good()) << "cannot write " << path;
+  return path;
 }
 
 }  // namespace trainer::test

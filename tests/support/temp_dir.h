@@ -34,6 +34,7 @@ class WorkingDirectory {
 
 /// The whole file; fails the test when it cannot be read.
 std::string read_file(const std::filesystem::path& path);
-void write_file(const std::filesystem::path& path, const std::string& content);
+/// Returns `path`; fails the test when it cannot be written.
+std::filesystem::path write_file(const std::filesystem::path& path, const std::string& content);
 
 }  // namespace trainer::test

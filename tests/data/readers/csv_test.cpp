@@ -19,11 +19,11 @@ namespace {
 
 using namespace std::string_literals;
 using test::accepts;
-using test::Folder;
-using test::message_of;
-using test::read_bytes;
+using test::read_file;
 using test::run_python;
-using test::write_bytes;
+using test::TempDir;
+using test::thrown;
+using test::write_file;
 
 torch::Tensor table(const std::vector<std::vector<double>>& rows,
                     torch::Dtype dtype = torch::kFloat32) {
@@ -38,21 +38,21 @@ torch::Tensor table(const std::vector<std::vector<double>>& rows,
 class Csv : public testing::Test {
  protected:
   torch::Tensor read(const std::string& text, const CsvOptions& options = {}) {
-    return read_csv(write_bytes(path_, text), options);
+    return read_csv(write_file(path_, text), options);
   }
   /// What follows the path in the DataError that `text` gives.
   std::string error(const std::string& text, const CsvOptions& options = {}) {
-    const std::string message = message_of<DataError>([&] { read(text, options); });
+    const std::string message = thrown<DataError>([&] { read(text, options); });
     EXPECT_TRUE(message.starts_with(path_.string())) << message;
     return message.substr(std::min(path_.string().size(), message.size()));
   }
 
-  Folder folder_;
+  TempDir folder_;
   fs::Path path_ = folder_ / "data.csv";
 };
 
 TEST_F(Csv, ReadsRandomTablesOfNumpyBitForBit) {
-  run_python("make_csv.py", folder_);
+  run_python("data/readers/make_csv.py", {folder_.path().string()});
   for (const auto& entry : test::index_of(folder_)) {
     SCOPED_TRACE(entry.dump());
     const bool is_double = entry.at("dtype") == "float64";
@@ -150,10 +150,10 @@ TEST_F(Csv, ReadsNonFiniteCellsWhereAllowed) {
 }
 
 TEST_F(Csv, RefusesOptionsItCannotHonour) {
-  EXPECT_EQ(message_of<UsageError>([&] { read("1", {.delimiter = 'e'}); }),
+  EXPECT_EQ(thrown<UsageError>([&] { read("1", {.delimiter = 'e'}); }),
             "read_csv: delimiter 'e' can be part of a cell or of a line end. Choose one such as "
             "',', ';', '|', a space or a tab.");
-  EXPECT_EQ(message_of<UsageError>([&] { read("1", {.dtype = torch::kInt64}); }),
+  EXPECT_EQ(thrown<UsageError>([&] { read("1", {.dtype = torch::kInt64}); }),
             "read_csv: dtype Long is not supported. Choose torch::kFloat32 or torch::kFloat64.");
 }
 
@@ -174,9 +174,9 @@ TEST_F(Csv, ACutFileIsRefusedOrAPrefixOfTheTable) {
 }
 
 TEST_F(Csv, RefusesEveryCutAndSurvivesEveryChangeOfAGzipFile) {
-  run_python("make_gzip.py", folder_);
-  const std::string bytes = read_bytes(folder_ / "small.gz");
-  const auto whole = read(read_bytes(folder_ / "text.bin"));
+  run_python("data/readers/make_gzip.py", {folder_.path().string()});
+  const std::string bytes = read_file(folder_ / "small.gz");
+  const auto whole = read(read_file(folder_ / "text.bin"));
   EXPECT_TRUE(torch::equal(read(bytes), whole));
   for (size_t size = 0; size < bytes.size(); ++size) {
     EXPECT_FALSE(accepts([&] { read(bytes.substr(0, size)); })) << size;

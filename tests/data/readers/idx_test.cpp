@@ -13,17 +13,17 @@ namespace trainer::data {
 namespace {
 
 using test::accepts;
-using test::Folder;
-using test::message_of;
 using test::run_python;
-using test::write_bytes;
+using test::TempDir;
+using test::thrown;
+using test::write_file;
 
 /// uint8 [2, 3], the numbers 1 to 6.
 const std::string kSmall("\0\0\x08\x02\0\0\0\x02\0\0\0\x03\x01\x02\x03\x04\x05\x06", 18);
 
 TEST(Idx, ReadsRandomArraysOfEveryTypePlainAndGzip) {
-  const Folder folder;
-  run_python("make_idx.py", folder);
+  const TempDir folder;
+  run_python("data/readers/make_idx.py", {folder.path().string()});
   for (const auto& entry : test::index_of(folder)) {
     SCOPED_TRACE(entry.dump());
     test::expect_equals_raw(read_idx(folder / entry.at("file").get<std::string>()), entry, folder);
@@ -31,29 +31,29 @@ TEST(Idx, ReadsRandomArraysOfEveryTypePlainAndGzip) {
 }
 
 TEST(Idx, ReadsAFileWrittenByHand) {
-  const Folder folder;
-  const auto found = read_idx(write_bytes(folder / "x.idx", kSmall));
+  const TempDir folder;
+  const auto found = read_idx(write_file(folder / "x.idx", kSmall));
   EXPECT_TRUE(torch::equal(found, torch::tensor({{1, 2, 3}, {4, 5, 6}}, torch::kUInt8)));
 }
 
 TEST(Idx, RefusesEveryCutPlainAndGzip) {
-  const Folder folder;
-  run_python("make_idx.py", folder);
+  const TempDir folder;
+  run_python("data/readers/make_idx.py", {folder.path().string()});
   for (const auto* name : {"int16_6.idx", "int16_7.idx"}) {  // the second one is gzip
-    const std::string whole = test::read_bytes(folder / name);
+    const std::string whole = test::read_file(folder / name);
     ASSERT_TRUE(accepts([&] { read_idx(folder / name); }));
     for (size_t size = 0; size < whole.size(); ++size) {
-      const auto cut = write_bytes(folder / "cut.idx", whole.substr(0, size));
+      const auto cut = write_file(folder / "cut.idx", whole.substr(0, size));
       EXPECT_FALSE(accepts([&] { read_idx(cut); })) << name << " cut to " << size;
     }
   }
 }
 
 TEST(Idx, EveryChangedHeaderByteIsRefusedOrUsesTheSameData) {
-  const Folder folder;
+  const TempDir folder;
   size_t num_accepted = 0;
   test::for_every_changed_byte(kSmall, 0, 12, [&](const std::string& damaged, size_t at) {
-    const auto path = write_bytes(folder / "x.idx", damaged);
+    const auto path = write_file(folder / "x.idx", damaged);
     torch::Tensor found;
     if (accepts([&] { found = read_idx(path); })) {
       ++num_accepted;
@@ -64,11 +64,11 @@ TEST(Idx, EveryChangedHeaderByteIsRefusedOrUsesTheSameData) {
 }
 
 TEST(Idx, ErrorsNameTheOffsetAndWhatWasExpected) {
-  const Folder folder;
+  const TempDir folder;
   const auto path = folder / "x.idx";
   const auto error = [&](const std::string& bytes) {
-    write_bytes(path, bytes);
-    return message_of<DataError>([&] { read_idx(path); }).substr(path.string().size());
+    write_file(path, bytes);
+    return thrown<DataError>([&] { read_idx(path); }).substr(path.string().size());
   };
   const std::string fix = "\n  This is no IDX file, or it is damaged: download it again.";
   EXPECT_EQ(error(""), ": byte 0: the file ends inside the 4 bytes of its magic number." + fix);
@@ -87,25 +87,25 @@ TEST(Idx, ErrorsNameTheOffsetAndWhatWasExpected) {
 }
 
 TEST(Idx, RefusesShapesLargerThanATensor) {
-  const Folder folder;
+  const TempDir folder;
   const auto path = folder / "x.idx";
   const std::string magic("\0\0\x0e", 3);
-  write_bytes(path, magic + '\x03' + std::string(12, '\xff'));
-  EXPECT_EQ(message_of<DataError>([&] { read_idx(path); }),
+  write_file(path, magic + '\x03' + std::string(12, '\xff'));
+  EXPECT_EQ(thrown<DataError>([&] { read_idx(path); }),
             path.string() +
                 ": shape [4294967295, 4294967295, 4294967295] in its header is larger than a "
                 "tensor can be (64 dimensions, 2^63 bytes).\n"
                 "  The header is damaged: make or download the file again.");
   // An empty dimension makes the size 0, but not the strides.
-  write_bytes(path, magic + '\x04' + std::string(4, '\0') + std::string(12, '\xff'));
+  write_file(path, magic + '\x04' + std::string(4, '\0') + std::string(12, '\xff'));
   EXPECT_FALSE(accepts([&] { read_idx(path); }));
-  write_bytes(path, magic + '\xff' + std::string(255 * 4, '\0'));
+  write_file(path, magic + '\xff' + std::string(255 * 4, '\0'));
   EXPECT_FALSE(accepts([&] { read_idx(path); }));
 }
 
 TEST(Idx, RefusesContentAboveTheLimit) {
-  const Folder folder;
-  const auto path = write_bytes(folder / "x.idx", kSmall);
+  const TempDir folder;
+  const auto path = write_file(folder / "x.idx", kSmall);
   EXPECT_TRUE(accepts([&] { read_idx(path, 18); }));
   EXPECT_FALSE(accepts([&] { read_idx(path, 17); }));
 }

@@ -15,11 +15,11 @@ namespace trainer::data {
 namespace {
 
 using test::accepts;
-using test::Folder;
-using test::message_of;
-using test::read_bytes;
+using test::read_file;
 using test::run_python;
-using test::write_bytes;
+using test::TempDir;
+using test::thrown;
+using test::write_file;
 
 /// A file of version 1.0 with this dictionary and this data.
 std::string npy_of(const std::string& dictionary, const std::string& data) {
@@ -29,8 +29,8 @@ std::string npy_of(const std::string& dictionary, const std::string& data) {
 }
 
 TEST(Npy, ReadsWhatNumpyWroteAndNumpyReadsWhatWeWrite) {
-  const Folder folder;
-  run_python("make_npy.py", folder);
+  const TempDir folder;
+  run_python("data/readers/make_npy.py", {folder.path().string(), "make"});
   const auto index = test::index_of(folder);
   EXPECT_GT(index.size(), 500U);
   for (const auto& entry : index) {
@@ -40,11 +40,11 @@ TEST(Npy, ReadsWhatNumpyWroteAndNumpyReadsWhatWeWrite) {
     test::expect_equals_raw(tensor, entry, folder);
     write_npy(folder / (name + ".ours"), tensor);
   }
-  run_python("make_npy.py", folder, "check");
+  run_python("data/readers/make_npy.py", {folder.path().string(), "check"});
 }
 
 TEST(Npy, WritesViewsAsTheirValues) {
-  const Folder folder;
+  const TempDir folder;
   const auto path = folder / "x.npy";
   const auto matrix = torch::arange(12, torch::kFloat32).view({3, 4}).requires_grad_();
   write_npy(path, matrix.t());
@@ -62,7 +62,7 @@ TEST(Npy, WritesViewsAsTheirValues) {
 }
 
 TEST(Npy, KeepsNanAndInfinity) {
-  const Folder folder;
+  const TempDir folder;
   const float infinity = std::numeric_limits<float>::infinity();
   write_npy(folder / "x.npy", torch::tensor({std::nanf(""), infinity, -infinity}));
   const auto found = read_npy(folder / "x.npy");
@@ -72,28 +72,28 @@ TEST(Npy, KeepsNanAndInfinity) {
 }
 
 TEST(Npy, RefusesTensorsThatNumpyCannotHold) {
-  const Folder folder;
+  const TempDir folder;
   const auto path = folder / "x.npy";
-  EXPECT_EQ(message_of<UsageError>([&] { write_npy(path, torch::ones({2}, torch::kBFloat16)); }),
+  EXPECT_EQ(thrown<UsageError>([&] { write_npy(path, torch::ones({2}, torch::kBFloat16)); }),
             "write_npy: NumPy has no dtype for BFloat16. Convert the tensor, e.g. with "
             "tensor.to(torch::kFloat32).");
   const std::string no_values =
       "write_npy: the tensor is undefined, sparse or on the meta device. Give a dense one with "
       "values.";
-  EXPECT_EQ(message_of<UsageError>([&] { write_npy(path, torch::Tensor()); }), no_values);
-  EXPECT_EQ(message_of<UsageError>([&] { write_npy(path, torch::eye(2).to_sparse()); }), no_values);
-  EXPECT_EQ(message_of<UsageError>([&] { write_npy(path, torch::empty({2}, torch::kMeta)); }),
+  EXPECT_EQ(thrown<UsageError>([&] { write_npy(path, torch::Tensor()); }), no_values);
+  EXPECT_EQ(thrown<UsageError>([&] { write_npy(path, torch::eye(2).to_sparse()); }), no_values);
+  EXPECT_EQ(thrown<UsageError>([&] { write_npy(path, torch::empty({2}, torch::kMeta)); }),
             no_values);
   EXPECT_FALSE(std::filesystem::exists(path));
   EXPECT_THROW(write_npy(folder / "missing" / "x.npy", torch::ones({2})), IoError);
 }
 
 TEST(Npy, RefusesDtypesThatAreNotNumbers) {
-  const Folder folder;
-  run_python("make_npy.py", folder);
+  const TempDir folder;
+  run_python("data/readers/make_npy.py", {folder.path().string(), "make"});
   const auto error = [&](const std::string& name) {
     const auto path = folder / name;
-    return message_of<DataError>([&] { read_npy(path); }).substr(path.string().size());
+    return thrown<DataError>([&] { read_npy(path); }).substr(path.string().size());
   };
   EXPECT_EQ(error("objects.npy"),
             ": byte 21: the array holds Python objects (dtype '|O').\n"
@@ -111,26 +111,26 @@ TEST(Npy, RefusesDtypesThatAreNotNumbers) {
 }
 
 TEST(Npy, RefusesEveryCutAndEverySurplus) {
-  const Folder folder;
-  run_python("make_npy.py", folder);
+  const TempDir folder;
+  run_python("data/readers/make_npy.py", {folder.path().string(), "make"});
   for (const auto* name : {"small.npy", "bools.npy", "fortran.npy", "float64_4.npy"}) {
-    const std::string whole = read_bytes(folder / name);
+    const std::string whole = read_file(folder / name);
     ASSERT_TRUE(accepts([&] { read_npy(folder / name); }));
     for (size_t size = 0; size < whole.size(); ++size) {
-      const auto cut = write_bytes(folder / "cut.npy", whole.substr(0, size));
+      const auto cut = write_file(folder / "cut.npy", whole.substr(0, size));
       EXPECT_FALSE(accepts([&] { read_npy(cut); })) << name << " cut to " << size;
     }
-    const auto longer = write_bytes(folder / "longer.npy", whole + '\0');
+    const auto longer = write_file(folder / "longer.npy", whole + '\0');
     EXPECT_FALSE(accepts([&] { read_npy(longer); })) << name;
   }
 }
 
 TEST(Npy, EveryChangedHeaderByteIsRefusedOrUsesTheSameData) {
-  const Folder folder;
-  run_python("make_npy.py", folder);
-  const std::string whole = read_bytes(folder / "small.npy");
+  const TempDir folder;
+  run_python("data/readers/make_npy.py", {folder.path().string(), "make"});
+  const std::string whole = read_file(folder / "small.npy");
   test::for_every_changed_byte(whole, 0, 128, [&](const std::string& damaged, size_t at) {
-    const auto path = write_bytes(folder / "damaged.npy", damaged);
+    const auto path = write_file(folder / "damaged.npy", damaged);
     torch::Tensor found;
     if (accepts([&] { found = read_npy(path); })) {
       EXPECT_EQ(found.nbytes(), 48U) << "byte " << at;
@@ -139,20 +139,20 @@ TEST(Npy, EveryChangedHeaderByteIsRefusedOrUsesTheSameData) {
 }
 
 TEST(Npy, AcceptsTheDictionaryInEveryOrderAndSpacing) {
-  const Folder folder;
+  const TempDir folder;
   const auto path = folder / "x.npy";
   const auto expected = torch::tensor({1, 2}, torch::kUInt8);
   for (const auto* dictionary :
        {"{'descr': '|u1', 'fortran_order': False, 'shape': (2,), }",
         "{\"shape\":(2,),\"descr\":\"<u1\",\"fortran_order\":True}",
         " { 'shape' : ( 2 , ) , 'fortran_order' : False , 'descr' : '>u1' , }    "}) {
-    write_bytes(path, npy_of(dictionary, "\x01\x02"));
+    write_file(path, npy_of(dictionary, "\x01\x02"));
     EXPECT_TRUE(torch::equal(read_npy(path), expected)) << dictionary;
   }
 }
 
 TEST(Npy, RefusesEveryOtherHeader) {
-  const Folder folder;
+  const TempDir folder;
   const std::string start = "{'descr': '|u1', 'fortran_order': False, 'shape': ";
   std::string ones;
   for (int i = 0; i < 65; ++i) {
@@ -192,19 +192,19 @@ TEST(Npy, RefusesEveryOtherHeader) {
         std::string("{'descr': '', 'fortran_order': False, 'shape': (2,)}"),
         std::string("{'descr': '|u1, 'fortran_order': False, 'shape': (2,)}"),
         std::string("{'descr': '|u1\", 'fortran_order': False, 'shape': (2,)}")}) {
-    const auto path = write_bytes(folder / "x.npy", npy_of(dictionary, "\x01\x02"));
+    const auto path = write_file(folder / "x.npy", npy_of(dictionary, "\x01\x02"));
     EXPECT_FALSE(accepts([&] { read_npy(path); })) << dictionary;
   }
-  const auto path = write_bytes(folder / "x.npy", npy_of(start + "(2,)}", "\x01\x02"));
+  const auto path = write_file(folder / "x.npy", npy_of(start + "(2,)}", "\x01\x02"));
   EXPECT_TRUE(accepts([&] { read_npy(path); }));
 }
 
 TEST(Npy, ErrorsNameTheOffsetAndWhatWasExpected) {
-  const Folder folder;
+  const TempDir folder;
   const auto path = folder / "x.npy";
   const auto error = [&](const std::string& bytes) {
-    write_bytes(path, bytes);
-    return message_of<DataError>([&] { read_npy(path); }).substr(path.string().size());
+    write_file(path, bytes);
+    return thrown<DataError>([&] { read_npy(path); }).substr(path.string().size());
   };
   const std::string fix = "\n  This is no NPY file, or it is damaged: make or download it again.";
   const std::string bools = "{'descr': '|b1', 'fortran_order': False, 'shape': (2, 2)}";
@@ -227,7 +227,7 @@ TEST(Npy, ErrorsNameTheOffsetAndWhatWasExpected) {
 }
 
 TEST(Npy, ReplacesTheFileAtOnce) {
-  const Folder folder;
+  const TempDir folder;
   write_npy(folder / "x.npy", torch::zeros({100}));
   write_npy(folder / "x.npy", torch::ones({2}));
   EXPECT_TRUE(torch::equal(read_npy(folder / "x.npy"), torch::ones({2})));

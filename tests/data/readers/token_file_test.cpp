@@ -18,19 +18,19 @@ namespace trainer::data {
 namespace {
 
 using test::accepts;
-using test::Folder;
-using test::message_of;
-using test::read_bytes;
+using test::read_file;
 using test::run_python;
-using test::write_bytes;
+using test::TempDir;
+using test::thrown;
+using test::write_file;
 
 TEST(TokenFile, GivesAnyWindowOfWhatNumpyWrote) {
-  const Folder folder;
-  run_python("make_tokens.py", folder);
+  const TempDir folder;
+  run_python("data/readers/make_tokens.py", {folder.path().string()});
   std::mt19937_64 random(1);
   for (const auto dtype : {torch::kUInt8, torch::kUInt16}) {
     const std::string name = dtype == torch::kUInt8 ? "uint8" : "uint16";
-    const std::string raw = read_bytes(folder / (name + ".int64"));
+    const std::string raw = read_file(folder / (name + ".int64"));
     const auto expected =
         torch::empty({static_cast<int64_t>(raw.size() / sizeof(int64_t))}, torch::kInt64);
     std::memcpy(expected.data_ptr(), raw.data(), raw.size());
@@ -53,11 +53,11 @@ TEST(TokenFile, GivesAnyWindowOfWhatNumpyWrote) {
 }
 
 TEST(TokenFile, RefusesWindowsThatLeaveTheFile) {
-  const Folder folder;
-  const auto path = write_bytes(folder / "train.bin", "abcdefgh");
+  const TempDir folder;
+  const auto path = write_file(folder / "train.bin", "abcdefgh");
   const TokenFile tokens(path);
   ASSERT_EQ(tokens.size(), 4);
-  EXPECT_EQ(message_of<UsageError>([&] { tokens.window(3, 2); }),
+  EXPECT_EQ(thrown<UsageError>([&] { tokens.window(3, 2); }),
             path.string() +
                 ": a window of 2 tokens from token 3 is not in the file: it holds 4 tokens.\n"
                 "  Ask for at least one token, and none before 0 or after 3.");
@@ -75,13 +75,13 @@ TEST(TokenFile, RefusesWindowsThatLeaveTheFile) {
 }
 
 TEST(TokenFile, RefusesTokensOutsideTheVocabulary) {
-  const Folder folder;
-  const auto path = write_bytes(folder / "train.bin",
-                                std::string("\x01\x00\x02\x00\x50\xc4\x51\xc4\x03\x00", 10));
+  const TempDir folder;
+  const auto path =
+      write_file(folder / "train.bin", std::string("\x01\x00\x02\x00\x50\xc4\x51\xc4\x03\x00", 10));
   const TokenFile tokens(path, torch::kUInt16, 50257);  // 0xc450 is 50256
   EXPECT_TRUE(torch::equal(tokens.window(0, 3), torch::tensor({1, 2, 50256}, torch::kInt64)));
   EXPECT_TRUE(torch::equal(tokens.window(4, 1), torch::tensor({3}, torch::kInt64)));
-  EXPECT_EQ(message_of<DataError>([&] { tokens.window(1, 4); }),
+  EXPECT_EQ(thrown<DataError>([&] { tokens.window(1, 4); }),
             path.string() +
                 ": byte 6: record 3: token 50257 is outside the vocabulary of 50257.\n"
                 "  The file was made by another tokenizer, is of another dtype, or is damaged.");
@@ -89,12 +89,12 @@ TEST(TokenFile, RefusesTokensOutsideTheVocabulary) {
 }
 
 TEST(TokenFile, ACutFileIsRefusedUnlessItIsAWholeNumberOfTokens) {
-  const Folder folder;
-  run_python("make_tokens.py", folder);
-  const std::string whole = read_bytes(folder / "uint16.bin").substr(0, 40);
-  const TokenFile all(write_bytes(folder / "all.bin", whole));
+  const TempDir folder;
+  run_python("data/readers/make_tokens.py", {folder.path().string()});
+  const std::string whole = read_file(folder / "uint16.bin").substr(0, 40);
+  const TokenFile all(write_file(folder / "all.bin", whole));
   for (size_t size = 0; size < whole.size(); ++size) {
-    const auto path = write_bytes(folder / "cut.bin", whole.substr(0, size));
+    const auto path = write_file(folder / "cut.bin", whole.substr(0, size));
     if (size == 0 || size % 2 != 0) {
       EXPECT_FALSE(accepts([&] { TokenFile tokens(path); })) << size;
       continue;
@@ -107,19 +107,19 @@ TEST(TokenFile, ACutFileIsRefusedUnlessItIsAWholeNumberOfTokens) {
 }
 
 TEST(TokenFile, ErrorsSayWhatIsWrongWithTheFile) {
-  const Folder folder;
+  const TempDir folder;
   const auto path = folder / "train.bin";
-  write_bytes(path, "abc");
-  EXPECT_EQ(message_of<DataError>([&] { TokenFile tokens(path); }),
+  write_file(path, "abc");
+  EXPECT_EQ(thrown<DataError>([&] { TokenFile tokens(path); }),
             path.string() +
                 ": byte 2: record 1 is incomplete: the file is 3 bytes, not a multiple of the 2 of "
                 "a token.\n  The file is cut, or its tokens are of another dtype.");
-  write_bytes(path, "");
-  EXPECT_EQ(message_of<DataError>([&] { TokenFile tokens(path, torch::kUInt8); }),
+  write_file(path, "");
+  EXPECT_EQ(thrown<DataError>([&] { TokenFile tokens(path, torch::kUInt8); }),
             path.string() + ": is empty.\n  Write the tokens again.");
-  EXPECT_EQ(message_of<UsageError>([&] { TokenFile tokens(path, torch::kInt32); }),
+  EXPECT_EQ(thrown<UsageError>([&] { TokenFile tokens(path, torch::kInt32); }),
             "TokenFile: dtype Int is not supported. Choose torch::kUInt8 or torch::kUInt16.");
-  EXPECT_EQ(message_of<UsageError>([&] { TokenFile tokens(path, torch::kUInt16, 0); }),
+  EXPECT_EQ(thrown<UsageError>([&] { TokenFile tokens(path, torch::kUInt16, 0); }),
             "TokenFile: vocab_size is 0. Give the size of the tokenizer, or std::nullopt for no "
             "check.");
   EXPECT_THROW(TokenFile(folder / "missing.bin"), DataError);
