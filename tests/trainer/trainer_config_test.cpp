@@ -59,6 +59,10 @@ TEST(TrainerConfig, FractionsAboveOneAreRefusedWithTheCountThatMayBeMeant) {
   EXPECT_EQ(refusal(&TrainerConfig::limit_test_batches), "limit_test_batches" + rest);
   EXPECT_EQ(refusal(&TrainerConfig::limit_predict_batches), "limit_predict_batches" + rest);
   EXPECT_EQ(refusal(&TrainerConfig::val_check_interval), "val_check_interval" + rest);
+  config.limit_val_batches = 1e20;
+  EXPECT_EQ(thrown<ConfigError>([&] { config.validate(); }),
+            "limit_val_batches is 1e+20, a fraction above 1. Write 100000000000000000000 for that "
+            "many batches, or 1.0 for all.");
 }
 
 /// What a run saves of its settings must give the same run.
