@@ -234,8 +234,8 @@ std::string ModelCheckpoint::unused_name(const Trainer& trainer) const {
   // What an earlier run left behind under that name is replaced; what this run keeps is not.
   const auto all = others(trainer);
   const auto is_taken = [&] {
-    return owns(name) || std::any_of(all.begin(), all.end(),
-                                     [&](auto* other) { return other->owns(name); });
+    return owns(name) ||
+           std::any_of(all.begin(), all.end(), [&](auto* other) { return other->owns(name); });
   };
   for (int version = 1; is_taken(); ++version) {
     name = fmt::format("{}-v{}{}", base, version, kCheckpointExtension);

@@ -4,9 +4,9 @@
 //   epoch 3/19  [======>   ] 30/45  412 it/s  train_loss_step=0.12  val_acc=0.97
 //
 // Elsewhere (a file, a batch system, CI) the same comes as a plain line now and then, so that logs
-// stay readable. Both end with one line that sums the training up. Shown are the metrics logged with
-// prog_bar=true; "it" is a training batch.
-// Costs a few nanoseconds per batch between two lines.
+// stay readable. Both end with one line that sums the training up. Shown are the metrics logged
+// with prog_bar=true; "it" is a training batch. Costs a few nanoseconds per batch between two
+// lines.
 
 #include <cstdint>
 #include <string>

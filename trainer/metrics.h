@@ -58,7 +58,8 @@ class MetricCollector {
   /// progress bar.
   Metrics step_metrics();
   Metrics progress_bar_metrics();
-  /// Step values logged since the last forget_new_values(), under every name a callback may ask for.
+  /// Step values logged since the last forget_new_values(), under every name a callback may ask
+  /// for.
   Metrics new_values();
   void forget_new_values();
   /// The epoch's reductions over its batches and over `strategy`'s ranks. Collective: yes. Syncs:
@@ -80,8 +81,8 @@ class MetricCollector {
  private:
   struct Entry {
     std::string name;
-    LogOptions options;  // with on_step and on_epoch resolved
-    bool fresh = false;  // logged since the last epoch's end
+    LogOptions options;   // with on_step and on_epoch resolved
+    bool fresh = false;   // logged since the last epoch's end
     bool is_new = false;  // logged since forget_new_values()
     bool has_epoch = false;
     double last = 0;

@@ -76,8 +76,8 @@ std::string output_of(const char* command) {
 
 nlohmann::json git_state() {
   // One process start: the commit on the first line, then one line for each changed file.
-  const std::string text =
-      output_of("git rev-parse HEAD 2>/dev/null && git --no-optional-locks status --porcelain 2>/dev/null");
+  const std::string text = output_of(
+      "git rev-parse HEAD 2>/dev/null && git --no-optional-locks status --porcelain 2>/dev/null");
   const size_t end = text.find('\n');
   if (end == std::string::npos) {
     return nullptr;
@@ -116,23 +116,23 @@ std::string utc_now() {
 }  // namespace
 
 nlohmann::json provenance(uint64_t seed) {
-  return {{"started", utc_now()},
-          {"command_line", command_line()},
-          {"host", host_name()},
-          {"seed", seed},
-          {"git", git_state()},
-          {"build_id", build_id()},
-          {"libraries",
-           {{"trainer", kVersion},
-            {"libtorch", TORCH_VERSION},
-            {"yaml-cpp", TRAINER_YAML_CPP_VERSION},
-            {"nlohmann_json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
-                                          NLOHMANN_JSON_VERSION_MINOR,
-                                          NLOHMANN_JSON_VERSION_PATCH)},
-            {"fmt", TRAINER_FMT_VERSION},
-            {"spdlog", TRAINER_SPDLOG_VERSION},
-            {"zlib", ::zlibVersion()},
-            {"compiler", __VERSION__}}}};
+  return {
+      {"started", utc_now()},
+      {"command_line", command_line()},
+      {"host", host_name()},
+      {"seed", seed},
+      {"git", git_state()},
+      {"build_id", build_id()},
+      {"libraries",
+       {{"trainer", kVersion},
+        {"libtorch", TORCH_VERSION},
+        {"yaml-cpp", TRAINER_YAML_CPP_VERSION},
+        {"nlohmann_json", fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
+                                      NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH)},
+        {"fmt", TRAINER_FMT_VERSION},
+        {"spdlog", TRAINER_SPDLOG_VERSION},
+        {"zlib", ::zlibVersion()},
+        {"compiler", __VERSION__}}}};
 }
 
 void write_provenance(const fs::Path& run_dir, const DataModule& data) {

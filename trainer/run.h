@@ -22,7 +22,7 @@ namespace trainer {
 struct RunMetrics {
   std::map<std::string, double> newest;      // of every metric, under each name it has
   std::map<std::string, double> validation;  // of the newest validation
-  std::map<std::string, double> prog_bar;    // those logged with prog_bar, up to the last epoch's end
+  std::map<std::string, double> prog_bar;  // those logged with prog_bar, up to the last epoch's end
 };
 
 struct Run {

@@ -247,7 +247,8 @@ void Trainer::claim_run_directory(const SavedRun* saved) {
   const bool saves = std::any_of(callbacks_.begin(), callbacks_.end(), [](const auto& callback) {
     return callback->role() == Callback::Role::kSaves;
   });
-  const auto of_checkpoint = saved != nullptr ? RunDirectory::containing(saved->path()) : std::nullopt;
+  const auto of_checkpoint =
+      saved != nullptr ? RunDirectory::containing(saved->path()) : std::nullopt;
   const bool writes = !loggers_.empty() || (is_fit && saves) || stage_ == Stage::kPredict;
   if (!writes) {
     run_directory_ = of_checkpoint;
@@ -263,7 +264,8 @@ void Trainer::claim_run_directory(const SavedRun* saved) {
     const std::string in_use =
         fmt::format("{}: another process trains in this folder", existing->path().string());
     if (is_fit) {
-      throw UsageError(in_use + ". Wait for its end, or start a run of its own: without --ckpt_path.");
+      throw UsageError(in_use +
+                       ". Wait for its end, or start a run of its own: without --ckpt_path.");
     }
     log::info(in_use + "; what this evaluation writes goes to a new one.");
   }

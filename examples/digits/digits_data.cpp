@@ -4,8 +4,15 @@ TRAINER_REGISTER_DATA_MODULE(DigitsData);
 
 void DigitsData::setup(trainer::Stage) {
   const auto table = trainer::data::read_csv(init_.path);  // [1797, 65]
+  if (table.size(1) != 65) {
+    throw trainer::DataError(init_.path + ": has " + std::to_string(table.size(1)) +
+                             " columns, not 64 pixels and a label. tools/setup.sh makes the file.");
+  }
   const auto images = table.narrow(1, 0, 64).div(16).reshape({-1, 1, 8, 8});
   const auto labels = table.select(1, 64).to(torch::kInt64);
+  if (labels.lt(0).logical_or(labels.gt(9)).any().item<bool>()) {
+    throw trainer::DataError(init_.path + ": has a label that is no digit (column 65, 0 to 9).");
+  }
   const auto all =
       std::make_shared<trainer::TensorDataset>(std::vector<torch::Tensor>{images, labels});
   parts_ = trainer::random_split(

@@ -36,7 +36,7 @@ class ScriptedModule : public Module {
   void validation_step(const Batch&, int64_t) override {
     const auto epoch = static_cast<size_t>(progress().current_epoch);
     if (epoch < script.size()) {
-      log("val_loss", script[epoch]);
+      log("val_loss", script[epoch], {.prog_bar = true});
     }
   }
   OptimizerConfig configure_optimizers() override {

@@ -177,7 +177,7 @@ TEST(EarlyStopping, NamesTheMetricsThereAreWhenItsOwnIsMissing) {
       thrown<UsageError>([] {
         fit({.monitor = "val_los"}, {1, 2});
       }),
-      "EarlyStopping: there is no metric 'val_los' after validation. Did you mean 'val_loss'?\n"
+      "EarlyStopping, after validation: there is no metric 'val_los'. Did you mean 'val_loss'?\n"
       "  Logged so far: train_loss, train_loss_step, val_loss.\n"
       "  Log it with on_epoch=true; where only training logs it, set check_on_train_epoch_end: "
       "true.");
@@ -191,7 +191,7 @@ TEST(EarlyStopping, SkipsChecksWithoutItsMetricWhenNotStrict) {
   EXPECT_EQ(outcome.epochs, 3);
   EXPECT_EQ(outcome.early_stopping->wait_count(), 0);
   EXPECT_EQ(text.substr(text.find("EarlyStopping")),
-            "EarlyStopping: there is no metric 'accuracy' after validation.\n"
+            "EarlyStopping, after validation: there is no metric 'accuracy'.\n"
             "  Logged so far: train_loss, train_loss_step, val_loss.\n"
             "  Checks are skipped until it is there (strict: false).\n");
 }

@@ -32,6 +32,7 @@ class ModelCheckpointTest : public testing::Test {
     config.max_epochs = max_epochs;
     config.max_steps = max_steps;
     config.accumulate_grad_batches = accumulate_grad_batches;
+    config.check_val_every_n_epoch = check_val_every_n_epoch;
     config.callbacks = {use<ModelCheckpoint>(init)};
     config.callbacks.insert(config.callbacks.end(), more_callbacks.begin(), more_callbacks.end());
     trainer = std::make_unique<Trainer>(config);
@@ -60,6 +61,7 @@ class ModelCheckpointTest : public testing::Test {
   std::vector<Spec<Logger>> logger;
   bool enable_checkpointing = true;
   int64_t accumulate_grad_batches = 1;
+  int64_t check_val_every_n_epoch = 1;
   std::vector<Spec<Callback>> more_callbacks;
   std::unique_ptr<Trainer> trainer;
 };
@@ -153,6 +155,33 @@ TEST_F(ModelCheckpointTest, NumbersNamesThatAreTaken) {
   EXPECT_EQ(pointer("last"), "best-v2.ckpt\n");
 }
 
+TEST_F(ModelCheckpointTest, WaitsForTheEpochsThatValidate) {
+  check_val_every_n_epoch = 2;
+  fit({.monitor = "val_loss", .save_top_k = -1}, {1, 2, 3, 4, 5}, 5);
+  EXPECT_EQ(saved(), (Names{"epoch=1-step=4.ckpt", "epoch=3-step=8.ckpt", "epoch=4-step=10.ckpt"}));
+  EXPECT_EQ(pointer("best"), "epoch=1-step=4.ckpt\n");
+}
+
+TEST_F(ModelCheckpointTest, LeavesToAnotherWhatIsItsOwn) {
+  more_callbacks = {use<ModelCheckpoint>({.monitor = "val_loss", .mode = "max"})};
+  fit({}, {3, 4, 2}, 3);
+  // The first keeps the newest, the second the largest and, as it never ends unsaved, nothing else.
+  EXPECT_EQ(saved(), (Names{"epoch=1-step=4-v1.ckpt", "epoch=2-step=6.ckpt"}));
+  EXPECT_EQ(pointer("best"), "epoch=1-step=4-v1.ckpt\n") << "of the one with a monitor";
+  EXPECT_EQ(pointer("last"), "epoch=2-step=6.ckpt\n");
+}
+
+TEST_F(ModelCheckpointTest, PointsToWhatTheResumedRunHas) {
+  fit({.monitor = "val_loss", .save_top_k = -1}, {3, 1, 2}, 3);
+  std::filesystem::remove_all("runs/version_0/checkpoints/epoch=0-step=2.ckpt");
+  fit({.monitor = "val_loss", .save_top_k = 2}, {3, 1, 2, 4}, 4, -1,
+      "runs/version_0/checkpoints/epoch=1-step=4.ckpt");
+  // Of the three that it knew, the first is gone and the third was not yet there.
+  EXPECT_EQ(saved(), (Names{"epoch=1-step=4.ckpt", "epoch=2-step=6.ckpt", "epoch=3-step=8.ckpt"}));
+  EXPECT_EQ(pointer("best"), "epoch=1-step=4.ckpt\n");
+  EXPECT_EQ(pointer("last"), "epoch=3-step=8.ckpt\n");
+}
+
 TEST(FormatCheckpointName, FillsInValues) {
   const std::map<std::string, double> values = {{"epoch", 3}, {"step", 40}, {"val/loss", 0.256}};
   const auto format = [&](const std::string& text, bool insert = true) {
@@ -182,7 +211,7 @@ TEST(ModelCheckpointInit, RefusesSettingsThatExcludeEachOther) {
 
 TEST_F(ModelCheckpointTest, NamesTheMetricsThereAreWhenItsOwnIsMissing) {
   EXPECT_EQ(thrown<UsageError>([&] { fit({.monitor = "val_los"}, {1.0}, 1); }),
-            "ModelCheckpoint: no metric 'val_los' was logged. Did you mean 'val_loss'? Logged so "
+            "ModelCheckpoint: there is no metric 'val_los'. Did you mean 'val_loss'?\n  Logged so "
             "far: train_loss, train_loss_step, val_loss.");
 }
 

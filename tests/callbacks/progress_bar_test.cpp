@@ -149,9 +149,8 @@ std::string output_of_fit(const TrainerConfig& config) {
 TEST(ProgressBar, WritesOneLineAtTheEndOfAShortRun) {
   const std::string text = output_of_fit(bar_config({}));
   EXPECT_TRUE(std::regex_match(
-      text,
-      std::regex(
-          "trained 6 steps in \\d+\\.\\d s, \\d+ it/s  train_loss_step=0\\.5  val_loss=0\\.25\n")))
+      text, std::regex("trained 6 steps in \\d+\\.\\d s, \\d+ it/s  train_loss_epoch=0\\.5  "
+                       "train_loss_step=0\\.5  val_loss=0\\.25\n")))
       << text;
 }
 
@@ -169,10 +168,10 @@ TEST(ProgressBar, WritesPlainLinesForALog) {
                        "epoch 0/1  2/3  train_loss_step=0.5",
                        "epoch 0/1  3/3  train_loss_step=0.5",
                        "validation  1/1  train_loss_step=0.5",
-                       "epoch 1/1  1/3  train_loss_step=0.5  val_loss=0.5",
-                       "epoch 1/1  2/3  train_loss_step=0.5  val_loss=0.5",
-                       "epoch 1/1  3/3  train_loss_step=0.5  val_loss=0.5",
-                       "validation  1/1  train_loss_step=0.5  val_loss=0.5",
+                       "epoch 1/1  1/3  train_loss_step=0.5  train_loss_epoch=0.5  val_loss=0.5",
+                       "epoch 1/1  2/3  train_loss_step=0.5  train_loss_epoch=0.5  val_loss=0.5",
+                       "epoch 1/1  3/3  train_loss_step=0.5  train_loss_epoch=0.5  val_loss=0.5",
+                       "validation  1/1  train_loss_step=0.5  train_loss_epoch=0.5  val_loss=0.5",
                        "trained 6 steps",
                    }));
 }
@@ -263,7 +262,9 @@ TEST(ProgressBarOnTerminal, RedrawsOneLineBelowTheLog) {
   ASSERT_EQ(rows.size(), 5U) << output;
   EXPECT_EQ(rows[0], "epoch 0/1  [==========] 3/3  train_loss_step=0.5  val_loss=0.5");
   EXPECT_EQ(rows[1], "a line of the log");
-  EXPECT_EQ(rows[2], "epoch 1/1  [==========] 3/3  train_loss_step=0.5  val_loss=0.25");
+  EXPECT_EQ(
+      rows[2],
+      "epoch 1/1  [==========] 3/3  train_loss_step=0.5  train_loss_epoch=0.5  val_loss=0.25");
   EXPECT_EQ(rows[3].substr(0, 18), "trained 6 steps in");
   EXPECT_EQ(rows[4], "");  // the status line is gone
   EXPECT_NE(output.find("\r\x1b[2Kepoch 0/1  [===>      ] 1/3"), std::string::npos) << output;

@@ -123,6 +123,31 @@ TEST(Truncate, KeepsTheFirstBytes) {
   EXPECT_THROW(truncate(dir / "none", 2), IoError);
 }
 
+TEST(ReplaceDirectory, PutsOneFolderInThePlaceOfAnother) {
+  const TempDir dir;
+  for (const char* name : {"old", "new"}) {
+    fs::create_directories(dir / name);
+    write_file(dir / name / "content", name);
+  }
+  replace_directory(dir / "new", dir / "old");
+  EXPECT_EQ(read_file(dir / "old" / "content"), "new");
+  EXPECT_FALSE(std::filesystem::exists(dir / "new"));
+  EXPECT_THROW(replace_directory(dir / "none", dir / "old"), IoError);
+  EXPECT_EQ(read_file(dir / "old" / "content"), "new");
+}
+
+TEST(DirectoryLock, HasOneHolderAtATime) {
+  const TempDir dir;
+  auto first = DirectoryLock::try_lock(dir.path());
+  ASSERT_TRUE(first);
+  EXPECT_FALSE(DirectoryLock::try_lock(dir.path()));
+  auto moved = std::move(first);
+  EXPECT_FALSE(DirectoryLock::try_lock(dir.path()));
+  moved.reset();
+  EXPECT_TRUE(DirectoryLock::try_lock(dir.path()));
+  EXPECT_THROW(DirectoryLock::try_lock(dir / "none"), IoError);
+}
+
 TEST(MappedFile, StaysValidWhenTheFileIsGone) {
   const TempDir dir;
   write_file(dir / "a", "abc");

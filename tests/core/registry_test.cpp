@@ -111,8 +111,7 @@ TEST(Spec, NamesWhatIsWrong) {
   EXPECT_EQ(error_of("Dgo"),
             "c.yaml:1:1: pet: unknown animal 'Dgo'. Did you mean 'Dog'? `trainer list` shows what "
             "there is; a class of a plug-in needs `plugins: [name]` or --plugin.");
-  EXPECT_EQ(error_of("{init_args: {}}"),
-            "c.yaml:1:1: pet: needs class_path, the animal's name.");
+  EXPECT_EQ(error_of("{init_args: {}}"), "c.yaml:1:1: pet: needs class_path, the animal's name.");
   EXPECT_EQ(error_of("[Dog]"),
             "c.yaml:1:1: pet: is a list, which names no animal. Write its name, or "
             "{class_path: ..., init_args: {...}}.");

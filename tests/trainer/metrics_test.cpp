@@ -55,8 +55,7 @@ TEST(MetricCollector, NamesStepAndEpochWhereBothAreLogged) {
   metrics.log("hidden", 7.0, {.logger = false});
   EXPECT_EQ(of(metrics.step_metrics()), (Values{{"loss_step", 3.0}}));
   EXPECT_EQ(of(metrics.progress_bar_metrics()), (Values{{"loss_step", 3.0}}));
-  EXPECT_EQ(of(metrics.fresh_values()),
-            (Values{{"loss", 3.0}, {"loss_step", 3.0}, {"hidden", 7.0}}));
+  EXPECT_EQ(of(metrics.new_values()), (Values{{"loss", 3.0}, {"loss_step", 3.0}, {"hidden", 7.0}}));
   EXPECT_EQ(epoch_of(metrics), (Values{{"loss_epoch", 2.0}}));
   SingleDevice strategy;
   EXPECT_EQ(metrics.reduce_epoch(strategy).at(0).plain_name, "loss");
@@ -109,16 +108,25 @@ TEST(MetricCollector, LetsNoReductionHideANaN) {
 TEST(MetricCollector, BeginsEachEpochAnew) {
   MetricCollector metrics;
   metrics.enter(Scope::kEvalBatch, "validation_step", 1);
-  EXPECT_FALSE(metrics.has_epoch_values());
   metrics.log("x", 1.0, {});
   metrics.log("low", 1.0, {.reduce_fx = ReduceFx::kMin});
-  EXPECT_TRUE(metrics.has_epoch_values());
   metrics.reset_epoch();
-  EXPECT_FALSE(metrics.has_epoch_values());
   EXPECT_TRUE(epoch_of(metrics).empty());
-  EXPECT_TRUE(metrics.fresh_values().empty());
+  EXPECT_TRUE(metrics.step_metrics().empty());
   metrics.log("low", 2.0, {.reduce_fx = ReduceFx::kMin});
   EXPECT_EQ(epoch_of(metrics), (Values{{"low", 2.0}}));
+}
+
+TEST(MetricCollector, TellsWhatWasLoggedSinceItWasAskedToForget) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kTrainBatch, "training_step", 1);
+  metrics.log("a", 1.0, {});
+  metrics.log("b", 2.0, {});
+  metrics.forget_new_values();
+  EXPECT_TRUE(metrics.new_values().empty());
+  metrics.log("b", 3.0, {});
+  EXPECT_EQ(of(metrics.new_values()), (Values{{"b", 3.0}}));
+  EXPECT_EQ(of(metrics.step_metrics()), (Values{{"a", 1.0}, {"b", 3.0}}));
 }
 
 TEST(MetricCollector, RefusesANameWithOtherOptions) {

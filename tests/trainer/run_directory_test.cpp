@@ -19,7 +19,9 @@ using test::write_file;
 fs::Path make_checkpoint(const fs::Path& run, const std::string& name, int64_t step,
                          const std::string& module = "Lit") {
   fs::create_directories(run / "checkpoints");
-  CheckpointWriter(run / "checkpoints" / name).commit({{"module", module}, {"global_step", step}});
+  CheckpointWriter writer(run / "checkpoints" / name);
+  writer.add_text("state.json", "{}");
+  writer.commit({{"module", module}, {"global_step", step}});
   return run / "checkpoints" / name;
 }
 
@@ -135,31 +137,76 @@ TEST(Last, PassesOverAManifestWithValuesOfAnotherType) {
   }
 }
 
-TEST(ResolveCheckpoint, TakesAPathAsItIs) {
-  EXPECT_EQ(resolve_checkpoint("some/where.ckpt", {}, "runs", "Lit"), "some/where.ckpt");
+fs::Path opened(const std::string& ckpt_path, const std::optional<fs::Path>& run,
+                const fs::Path& root) {
+  return open_checkpoint(ckpt_path, run, root, "Lit").path();
 }
 
-TEST(ResolveCheckpoint, LooksInTheGivenRunElseInTheNewest) {
+TEST(OpenCheckpoint, TakesAPathAsItIs) {
+  const TempDir dir;
+  const auto path = make_checkpoint(dir / "version_0", "any.ckpt", 5);
+  EXPECT_EQ(opened(path.string(), {}, "runs"), path);
+}
+
+TEST(OpenCheckpoint, LooksInTheGivenRunElseInTheNewest) {
   const TempDir dir;
   const auto old = make_checkpoint(dir / "version_0", "old.ckpt", 5);
   const auto newer = make_checkpoint(dir / "version_1", "new.ckpt", 1);
   RunDirectory(dir / "version_1").point("best", "new.ckpt");
-  EXPECT_EQ(resolve_checkpoint("last", {}, dir.path(), "Lit"), newer);
-  EXPECT_EQ(resolve_checkpoint("best", {}, dir.path(), "Lit"), newer);
-  EXPECT_EQ(resolve_checkpoint("last", dir / "version_0", dir.path(), "Lit"), old);
+  EXPECT_EQ(opened("last", {}, dir.path()), newer);
+  EXPECT_EQ(opened("best", {}, dir.path()), newer);
+  EXPECT_EQ(opened("last", dir / "version_0", dir.path()), old);
 }
 
-TEST(ResolveCheckpoint, SaysWhereItLookedInVain) {
+TEST(OpenCheckpoint, TakesTheNewestWholeOneWhereTheLastIsDamaged) {
   const TempDir dir;
-  EXPECT_EQ(thrown<DataError>([&] { resolve_checkpoint("last", {}, dir / "runs", "Lit"); }),
+  const RunDirectory run(dir / "version_0");
+  const auto oldest = make_checkpoint(run.path(), "a.ckpt", 1);
+  const auto older = make_checkpoint(run.path(), "b.ckpt", 2);
+  const auto damaged = make_checkpoint(run.path(), "c.ckpt", 3);
+  run.point("last", "c.ckpt");
+  run.point("best", "c.ckpt");
+  write_file(damaged / "state.json", "{\"other\": 1}");
+  EXPECT_EQ(opened("last", {}, dir.path()), older);
+  EXPECT_THROW(opened("best", {}, dir.path()), CheckpointError);
+  write_file(older / "state.json", "");
+  EXPECT_EQ(opened("last", {}, dir.path()), oldest);
+  write_file(oldest / "state.json", "");
+  EXPECT_THROW(opened("last", {}, dir.path()), CheckpointError);
+}
+
+TEST(OpenCheckpoint, PassesByARunThatCannotBeRead) {
+  const TempDir dir;
+  const auto good = make_checkpoint(dir / "version_0", "a.ckpt", 5);
+  make_checkpoint(dir / "version_1", "b.ckpt", 6);
+  write_file(dir / "version_2", "a file where a run should be");
+  std::filesystem::remove(dir / "version_1" / "checkpoints" / "b.ckpt" / "manifest.json");
+  std::filesystem::create_directory(dir / "version_1" / "checkpoints" / "b.ckpt" / "manifest.json");
+  EXPECT_EQ(opened("last", {}, dir.path()), good);
+}
+
+TEST(OpenCheckpoint, SaysWhereItLookedInVain) {
+  const TempDir dir;
+  EXPECT_EQ(thrown<DataError>([&] { opened("last", {}, dir / "runs"); }),
             "--ckpt_path=last: no run below " + (dir / "runs").string() +
                 " has a checkpoint of Lit.\n  Train first, or give the run by --run or the "
                 "checkpoint by its path.");
   make_checkpoint(dir / "version_0", "a.ckpt", 5);
-  EXPECT_EQ(
-      thrown<DataError>([&] { resolve_checkpoint("best", dir / "version_0", dir.path(), "Lit"); }),
-      "--ckpt_path=best: " + (dir / "version_0").string() +
-          " has no such checkpoint.\n  Try --ckpt_path=last, or give a path.");
+  EXPECT_EQ(thrown<DataError>([&] { opened("best", dir / "version_0", dir.path()); }),
+            "--ckpt_path=best: " + (dir / "version_0").string() +
+                " has no such checkpoint.\n  Try --ckpt_path=last, or give a path.");
+}
+
+TEST(RunDirectory, IsClearedOfWhatAKilledProcessLeft) {
+  const TempDir dir;
+  const RunDirectory run(dir / "version_0");
+  const auto good = make_checkpoint(run.path(), "a.ckpt", 1);
+  std::filesystem::create_directories(run.checkpoints() / "b.ckpt.tmp-123");
+  write_file(run.checkpoints() / "b.ckpt.tmp-123" / "model.safetensors", "half");
+  run.remove_leftovers();
+  EXPECT_FALSE(std::filesystem::exists(run.checkpoints() / "b.ckpt.tmp-123"));
+  EXPECT_EQ(run.last(), good);
+  RunDirectory(dir / "nowhere").remove_leftovers();
 }
 
 }  // namespace

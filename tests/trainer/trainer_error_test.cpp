@@ -135,6 +135,114 @@ TEST(Settings, AreCheckedWhenTheTrainerIsMade) {
             "in code: trainer.accumulate_grad_batches: is '0': must be at least 1.");
 }
 
+TEST(Settings, OfValidationThatNoEpochReachesAreRefused) {
+  ToyModule module;
+  ToyData data(8, 4);
+  TrainerConfig config = quiet();
+  config.max_epochs = 1;
+  config.val_check_interval = int64_t{3};
+  EXPECT_EQ(
+      thrown<ConfigError>([&] { Trainer(config).fit(module, data); }),
+      "trainer.val_check_interval: 3 batches, but an epoch has 2: validation would never run. "
+      "Give at most 2, or a fraction of an epoch as a float (1.0), or "
+      "check_val_every_n_epoch.");
+}
+
+/// Settings of a run that saves checkpoints and nothing else.
+TrainerConfig saving(int64_t max_steps) {
+  TrainerConfig config = quiet();
+  config.enable_checkpointing = true;
+  config.logger = {"CSVLogger"};
+  config.max_steps = max_steps;
+  return config;
+}
+
+TEST(Resuming, RefusesDataThatWouldGoOnElsewhere) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  ToyModule module;
+  ToyData data(50, 4);
+  Trainer(saving(5)).fit(module, data);
+  ToyData other(50, 8);
+  EXPECT_EQ(
+      thrown<CheckpointError>([&] { Trainer(saving(9)).fit(module, other, "last"); }),
+      "the checkpoint was saved within epoch 0, after batch 5, over data of "
+      R"({"accumulate_grad_batches":1,"batch_size":4,"samples":50,"shuffle":true}; now it is )"
+      R"({"accumulate_grad_batches":1,"batch_size":8,"samples":50,"shuffle":true}. )"
+      "The rest of that epoch would be other samples.\n  Resume with the same data and settings, "
+      "or from a checkpoint at the end of an epoch.");
+}
+
+TEST(Resuming, EndsAnEpochThatIsShorterNow) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  ToyModule module;
+  ToyData data(50, 4);
+  Trainer(saving(5)).fit(module, data);
+  TrainerConfig config = saving(9);
+  config.limit_train_batches = int64_t{3};
+  Trainer trainer(config);
+  trainer.fit(module, data, "last");
+  EXPECT_EQ(trainer.progress().global_step, 9);
+  EXPECT_EQ(trainer.progress().current_epoch, 2);
+}
+
+TEST(Resuming, LeavesTheRunAsItWasWhereItFails) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  ToyModule module;
+  ToyData data;
+  Trainer(saving(5)).fit(module, data);
+  const auto files = [] {
+    std::map<std::string, std::string> all;
+    for (const char* name : {"config.yaml", "provenance.json", "metrics.csv"}) {
+      all[name] = read_file(fs::Path("runs/version_0") / name);
+    }
+    return all;
+  };
+  const auto before = files();
+  class Other : public ToyModule {
+   public:
+    Other() { register_parameter("more", torch::zeros({1})); }
+  } other;
+  const std::string path = RunDirectory("runs/version_0").last()->string();
+  EXPECT_THROW(Trainer(saving(9)).fit(other, data, path), CheckpointError);
+  EXPECT_EQ(files(), before);
+}
+
+TEST(RunFolder, IsNotLeftBehindByARunThatDidNotBegin) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  class Broken : public ToyData {
+    void setup(Stage) override { throw DataError("nothing there"); }
+  } data;
+  ToyModule module;
+  EXPECT_THROW(Trainer(saving(1)).fit(module, data), DataError);
+  EXPECT_FALSE(std::filesystem::exists("runs/version_0"));
+}
+
+TEST(RunFolder, BelongsToOneFitAtATime) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  ToyModule module;
+  ToyData data;
+  Trainer(saving(5)).fit(module, data);
+  const std::string rows = read_file("runs/version_0/metrics.csv");
+  {
+    const auto lock = fs::DirectoryLock::try_lock("runs/version_0");  // as another process would
+    EXPECT_EQ(thrown<UsageError>([&] { Trainer(saving(9)).fit(module, data, "last"); }),
+              "runs/version_0: another process trains in this folder. Wait for its end, or start a "
+              "run of its own: without --ckpt_path.");
+    Trainer evaluation(saving(9));
+    evaluation.test(module, data, "last");
+    EXPECT_EQ(evaluation.run_dir(), "runs/version_1");
+    EXPECT_EQ(read_file("runs/version_0/metrics.csv"), rows);
+  }
+  Trainer evaluation(saving(9));
+  evaluation.test(module, data, RunDirectory("runs/version_0").last()->string());
+  EXPECT_EQ(evaluation.run_dir(), "runs/version_0");
+}
+
 std::vector<std::string>& events() {
   static std::vector<std::string> all;
   return all;
@@ -142,7 +250,9 @@ std::vector<std::string>& events() {
 
 class Watcher : public Callback {
  public:
-  void on_exception(Trainer&, Module&, const std::exception& error) override {
+  void on_exception(Trainer& trainer, Module&, const std::exception& error) override {
+    (void)trainer.callback_metrics();  // what there is of the loop can still be asked
+    (void)trainer.progress_bar_metrics();
     events().push_back(std::string("on_exception ") + error.what());
   }
   void on_train_batch_end(Trainer&, Module& module, const torch::Tensor&, const Batch&,
@@ -220,6 +330,23 @@ TEST(UserException, ReachesCallbacksLoggersAndTheCaller) {
     trainer.fit(harmless, data);  // the Trainer is as good as new
     EXPECT_EQ(events(), (std::vector<std::string>{"finalize success"}));
   }
+}
+
+TEST(UserException, OfAnyTypeIsTold) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  events().clear();
+  class Odd : public ToyModule {
+    void on_train_start() override { throw 7; }  // NOLINT: what some libraries do
+  } module;
+  ToyData data;
+  TrainerConfig config = quiet();
+  config.logger = {use<Recorder>()};
+  config.callbacks = {use<Watcher>()};
+  EXPECT_THROW(Trainer(config).fit(module, data), int);
+  EXPECT_EQ(events(),
+            (std::vector<std::string>{"on_exception something was thrown that is no std::exception",
+                                      "finalize failed"}));
 }
 
 }  // namespace

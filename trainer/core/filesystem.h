@@ -33,8 +33,8 @@ void sync(const Path& path);
 /// Renames and makes the rename durable. Both must lie on one file system. Throws IoError.
 void rename(const Path& from, const Path& to);
 
-/// Puts the folder `from` in the place of the folder `to` in one step, so that at every moment one of
-/// them is there whole, and removes what was replaced. Where the file system cannot exchange two
+/// Puts the folder `from` in the place of the folder `to` in one step, so that at every moment one
+/// of them is there whole, and removes what was replaced. Where the file system cannot exchange two
 /// folders, the old one steps aside first. Throws IoError.
 void replace_directory(const Path& from, const Path& to);
 
