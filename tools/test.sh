@@ -3,7 +3,8 @@
 #
 #   tools/test.sh [--all] [ctest arguments, such as -R <name of a test>]
 #
-#   --all   the slow tests too, and the unit tests under AddressSanitizer with UBSan and under ThreadSanitizer
+#   --all   the slow tests too (faults, long fuzzing), and the unit and integration tests under AddressSanitizer with
+#           UBSan and under ThreadSanitizer
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -34,8 +35,8 @@ run_tests() {
 
 if $all; then
   run_tests release "$@"
-  run_tests asan -L unit "$@"
-  run_tests tsan -L unit "$@"
+  run_tests asan -L '^(unit|integration)$' "$@"
+  run_tests tsan -L '^(unit|integration)$' "$@"
 else
   run_tests release -LE slow "$@"
 fi

@@ -20,8 +20,8 @@ void TrainerConfig::validate() const {
     const double* fraction = std::get_if<double>(limit);
     if (fraction != nullptr && *fraction > 1.0) {
       throw ConfigError(fmt::format(
-          "{} is {}, a fraction above 1. Write {} for that many batches, or 1.0 for all.", name,
-          *fraction, static_cast<int64_t>(std::ceil(*fraction))));
+          "{} is {}, a fraction above 1. Write {:.0f} for that many batches, or 1.0 for all.", name,
+          *fraction, std::ceil(*fraction)));
     }
   }
 }

@@ -1,11 +1,5 @@
 #include <callbacks/progress_bar.h>
 
-#include <fcntl.h>
-#include <pty.h>
-#include <sys/ioctl.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <regex>
@@ -15,11 +9,13 @@
 
 #include <gtest/gtest.h>
 
-#include <tests/callbacks/callback_fixture.h>
 #include <trainer/core/console.h>
 #include <trainer/core/error.h>
 #include <trainer/core/log.h>
 #include <trainer/trainer.h>
+
+#include <tests/callbacks/callback_fixture.h>
+#include <tests/support/process.h>
 
 namespace trainer {
 namespace {
@@ -252,31 +248,9 @@ std::vector<std::string> screen(const std::string& output, size_t columns) {
 
 /// Runs the test above on a terminal of so many columns; returns what it wrote there.
 std::string output_on_terminal(unsigned short columns) {
-  winsize size{};
-  size.ws_row = 24;
-  size.ws_col = columns;
-  int terminal = -1;
-  const pid_t child = ::forkpty(&terminal, nullptr, nullptr, &size);
-  if (child == 0) {
-    ::setenv("TERM", "xterm", 1);
-    ::setenv(kOnTerminal, "1", 1);
-    ::unsetenv("CI");
-    const int nowhere = ::open("/dev/null", O_WRONLY);
-    ::dup2(nowhere, STDOUT_FILENO);  // what GoogleTest says
-    ::execl("/proc/self/exe", "test", "--gtest_also_run_disabled_tests",
-            "--gtest_filter=*DISABLED_Fit", static_cast<char*>(nullptr));
-    ::_exit(127);
-  }
-  std::string output;
-  char buffer[4096];
-  for (ssize_t n = 0; (n = ::read(terminal, buffer, sizeof(buffer))) > 0;) {
-    output.append(buffer, static_cast<size_t>(n));
-  }
-  ::close(terminal);
-  int status = -1;
-  ::waitpid(child, &status, 0);
-  EXPECT_EQ(status, 0) << output;
-  return output;
+  return test::run_on_terminal(
+      {"/proc/self/exe", "--gtest_also_run_disabled_tests", "--gtest_filter=*DISABLED_Fit"},
+      columns, {{kOnTerminal, "1"}});
 }
 
 TEST(ProgressBarOnTerminal, RedrawsOneLineBelowTheLog) {

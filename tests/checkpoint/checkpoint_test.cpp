@@ -2,7 +2,6 @@
 
 #include <gtest/gtest.h>
 
-#include <trainer/checkpoint/module_state.h>
 #include <trainer/core/hash.h>
 
 #include <tests/support/process.h>
@@ -164,47 +163,6 @@ TEST(Checkpoint, SaysWhatItMisses) {
             (checkpoint / "manifest.json").string() +
                 ": has schema 2, this trainer reads schema 1.\n  Use the version of trainer that "
                 "wrote it.");
-}
-
-struct Tied : torch::nn::Module {
-  Tied() {
-    weight = register_parameter("embedding", torch::rand({4, 2}));
-    register_parameter("head", weight);
-    register_buffer("count", torch::tensor({3}));
-  }
-  torch::Tensor weight;
-};
-
-TEST(ModuleState, HoldsTiedWeightsOnceAndLoadsThemForAll) {
-  const TempDir dir;
-  Tied module;
-  const auto state = module_state(module);
-  ASSERT_EQ(state.size(), 2U);
-  EXPECT_EQ(state[0].first, "embedding");
-  EXPECT_EQ(state[1].first, "count");
-  safetensors::save(dir / "m", state);
-  Tied other;
-  load_module_state(other, safetensors::File(dir / "m"));
-  EXPECT_TRUE(torch::equal(other.weight, module.weight));
-  EXPECT_TRUE(other.named_parameters()["head"].is_same(other.named_parameters()["embedding"]));
-}
-
-TEST(ModuleState, OfAnotherArchitectureIsRefusedWithEveryDifference) {
-  const TempDir dir;
-  safetensors::save(
-      dir / "m", {{"bias", torch::zeros({3}, torch::kFloat64)}, {"extra", torch::zeros({1, 7})}});
-  torch::nn::Linear linear(2, 3);
-  const auto before = linear->weight.detach().clone();
-  EXPECT_EQ(
-      thrown<CheckpointError>([&] { load_module_state(*linear, safetensors::File(dir / "m")); }),
-      (dir / "m").string() +
-          ": belongs to another architecture:\n"
-          "  missing in the checkpoint: weight [3, 2] Float\n"
-          "  other shape: bias is [3] Double in the checkpoint, [3] Float in the module\n"
-          "  not in the module: extra [1, 7] Float\n"
-          "  Use the configuration that the checkpoint was made with (config.yaml lies in it), or "
-          "another checkpoint.");
-  EXPECT_TRUE(torch::equal(linear->weight, before));
 }
 
 TEST(Run, LeavesWeightsThatPythonReads) {

@@ -1,6 +1,8 @@
 #include <tests/support/process.h>
 
 #include <fcntl.h>
+#include <pty.h>
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +18,19 @@
 #include <tests/support/temp_dir.h>
 
 namespace trainer::test {
+namespace {
+
+/// As exec takes the words, which have to live on.
+std::vector<char*> pointers(const std::vector<std::string>& words) {
+  std::vector<char*> all;
+  for (const auto& word : words) {
+    all.push_back(const_cast<char*>(word.c_str()));
+  }
+  all.push_back(nullptr);
+  return all;
+}
+
+}  // namespace
 
 Process::Process(const std::vector<std::string>& command,
                  const std::filesystem::path& working_directory,
@@ -25,11 +40,7 @@ Process::Process(const std::vector<std::string>& command,
   const std::filesystem::path folder = ::mkdtemp(pattern.data());
   out_ = folder / "out";
   err_ = folder / "err";
-  std::vector<char*> arguments;
-  for (const auto& word : command) {
-    arguments.push_back(const_cast<char*>(word.c_str()));
-  }
-  arguments.push_back(nullptr);
+  auto arguments = pointers(command);
   pid_ = ::fork();
   if (pid_ == 0) {
     const bool ready =
@@ -53,6 +64,12 @@ Process::~Process() {
   }
   std::error_code ignored;
   std::filesystem::remove_all(out_.parent_path(), ignored);
+}
+
+bool Process::running() const {
+  siginfo_t info{};  // WNOWAIT: wait() still finds how it ended
+  return ::waitid(P_PID, static_cast<id_t>(pid_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+         info.si_pid == 0;
 }
 
 ProcessResult Process::wait(int timeout_s) {
@@ -79,6 +96,36 @@ ProcessResult run(const std::vector<std::string>& command,
                   const std::filesystem::path& working_directory,
                   const std::map<std::string, std::string>& environment) {
   return Process(command, working_directory, environment).wait();
+}
+
+std::string run_on_terminal(const std::vector<std::string>& command, unsigned short columns,
+                            const std::map<std::string, std::string>& environment) {
+  auto arguments = pointers(command);
+  winsize size{};
+  size.ws_row = 24;
+  size.ws_col = columns;
+  int terminal = -1;
+  const pid_t child = ::forkpty(&terminal, nullptr, nullptr, &size);
+  if (child == 0) {
+    ::setenv("TERM", "xterm", 1);
+    ::unsetenv("CI");
+    for (const auto& [name, value] : environment) {
+      ::setenv(name.c_str(), value.c_str(), 1);
+    }
+    ::dup2(::open("/dev/null", O_WRONLY), STDOUT_FILENO);
+    ::execvp(arguments[0], arguments.data());
+    ::_exit(127);
+  }
+  std::string output;
+  char buffer[4096];
+  for (ssize_t n = 0; (n = ::read(terminal, buffer, sizeof(buffer))) > 0;) {
+    output.append(buffer, static_cast<size_t>(n));
+  }
+  ::close(terminal);
+  int status = -1;
+  ::waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0) << output;
+  return output;
 }
 
 std::filesystem::path tests_dir() { return TRAINER_TESTS_DIR; }

@@ -27,6 +27,7 @@ class Process {
   ~Process();
 
   pid_t pid() const { return pid_; }
+  bool running() const;
   /// Waits for its end. Fails the test, and kills it, after `timeout_s` seconds.
   ProcessResult wait(int timeout_s = 60);
 
@@ -39,6 +40,11 @@ class Process {
 ProcessResult run(const std::vector<std::string>& command,
                   const std::filesystem::path& working_directory = ".",
                   const std::map<std::string, std::string>& environment = {});
+
+/// Runs a program on a terminal of so many columns and returns what it writes there by standard
+/// error; its standard output is dropped. Fails the test where it does not exit with 0.
+std::string run_on_terminal(const std::vector<std::string>& command, unsigned short columns,
+                            const std::map<std::string, std::string>& environment = {});
 
 /// The absolute path of tests/, where a test finds the files that lie beside it. (`__FILE__` is
 /// relative where ccache compiles.)
