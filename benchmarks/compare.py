@@ -4,7 +4,8 @@
 compare.py NAME FIGURE[,FIGURE...] --runs N --ours COMMAND [--theirs COMMAND]
 
 Both sides run once in every round, so that what else the machine does hits both; a ratio is that of one round, ours
-by theirs. BENCHMARK_START tells a command when it was started.
+by theirs. The last line is `NAME ratio=<median> min=<min> max=<max>` of the first figure; without --theirs, `ratio` is
+the figure's name. BENCHMARK_START tells a command when it was started.
 """
 
 import argparse
@@ -55,8 +56,8 @@ def main():
                 value /= other
             values[name].append(value)
             print(text, flush=True)
-    for name, all_values in values.items():
-        title = arguments.name if len(values) == 1 else f"{arguments.name}/{name}"
+    for name, all_values in reversed(values.items()):
+        title = arguments.name if name == arguments.figures[0] else f"{arguments.name}/{name}"
         what = "ratio" if arguments.theirs else name
         print(f"{title} {what}={statistics.median(all_values):.4g} min={min(all_values):.4g} max={max(all_values):.4g}")
 

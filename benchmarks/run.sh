@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Builds the release preset with the benchmarks and runs one of them; the last line is its result. Needs tools/setup.sh.
+# Builds the release preset with the benchmarks and runs one of them. The last line is its result,
+# `NAME ratio=<median> min=<min> max=<max>`: time, ours by theirs. Needs tools/setup.sh.
 #
 #   benchmarks/run.sh NAME [--runs N]
 #
 #   NAME            ours                              theirs                            goal
 #   step_overhead   Trainer::fit, small MLP           hand-written LibTorch loop        ratio <= 1.05
-#   log_cost        one log() call in a fit                                             ns_per_log < 1000
-#   cold_start      start to first training step                                        start_s <= 0.8
+#   log_cost        a step with 11 log() calls        a step with one                   ns_per_log < 1000
+#   cold_start      start to first training step      a bare LibTorch program's         start_s <= 0.8
 #   loader          DataLoader on the digits          PyTorch's DataLoader              ratio <= 0.1
 #   vs_lightning    Trainer::fit, small MLP           the same on Lightning             ratio < 1
 #
-# ratio is ours by theirs: time a step or sample, for vs_lightning also start-up and resident memory. loader and
-# vs_lightning install Lightning into .deps/venv-lightning first (5 GB).
+# The lines before the last: log_cost says what a call costs (ns_per_log), vs_lightning has the ratios of start-up and
+# resident memory, and loader how much of the time of a step the examples wait for their data (wait_share, at most 0.05).
+# loader and vs_lightning install Lightning into .deps/venv-lightning first (5 GB).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -49,25 +51,29 @@ install_lightning() {
   fi
 }
 
+# compare TITLE FIGURES OURS [THEIRS]
 compare() {
-  python3 benchmarks/compare.py "$name" "$1" --runs "$runs" --ours "$2" ${3:+--theirs "$3"}
+  python3 benchmarks/compare.py "$1" "$2" --runs "$runs" --ours "$3" ${4:+--theirs "$4"}
+}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+fit() {
+  echo "$programs/$1 fit --config configs/$2.yaml --trainer.callbacks=[$3] --trainer.default_root_dir=$folder"
 }
 case $name in
-  step_overhead) compare us_per_step "$programs/step_overhead ours" "$programs/step_overhead bare" ;;
-  log_cost) compare ns_per_log "$programs/log_cost" ;;
-  cold_start)
-    folder=$(mktemp -d)
-    trap 'rm -rf "$folder"' EXIT
-    compare start_s "$programs/cold_start fit --config configs/digits.yaml \
-      --trainer.callbacks=[StopAtFirstStep] --trainer.default_root_dir=$folder"
-    ;;
+  step_overhead) compare "$name" us_per_step "$programs/step_overhead ours" "$programs/step_overhead bare" ;;
+  log_cost) compare "$name" ratio,ns_per_log "$programs/log_cost" ;;
+  cold_start) compare "$name" start_s "$(fit cold_start digits StopAtFirstStep)" "$programs/cold_start bare" ;;
   loader)
     install_lightning
-    compare us_per_sample "$programs/loader" "$venv/bin/python benchmarks/loader.py"
+    quiet="--trainer.logger=[] --trainer.enable_progress_bar=false"  # what else lies between two batches
+    compare "$name/digits" wait_share "$(fit loader_wait digits LoaderWait) $quiet --trainer.max_epochs=10"
+    compare "$name/gpt_bytes" wait_share "$(fit loader_wait gpt_bytes LoaderWait) $quiet --trainer.max_steps=100"
+    compare "$name" us_per_sample "$programs/loader" "$venv/bin/python benchmarks/loader.py"
     ;;
   vs_lightning)
     install_lightning
-    compare us_per_step,start_s,rss_mb "$programs/step_overhead ours 3500" \
+    compare "$name" us_per_step,start_s,rss_mb "$programs/step_overhead ours 3500" \
       "$venv/bin/python benchmarks/lightning_mlp.py 3500"
     ;;
 esac

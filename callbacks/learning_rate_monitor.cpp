@@ -3,22 +3,16 @@
 #include <typeinfo>
 #include <utility>
 
-#include <c10/util/Type.h>
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <trainer/core/error.h>
+#include <trainer/core/type_name.h>
 #include <trainer/optim/optimizer_state.h>
 #include <trainer/trainer.h>
 
 namespace trainer {
 namespace {
-
-std::string class_name_of(const torch::optim::Optimizer& optimizer) {
-  const std::string name = c10::demangle(typeid(optimizer).name());
-  const size_t colon = name.rfind(':');
-  return colon == std::string::npos ? name : name.substr(colon + 1);
-}
 
 /// Momentum of a group's options: what SGD calls momentum and the Adams the first of their betas.
 double momentum(const nlohmann::json& options) {
@@ -29,7 +23,7 @@ double momentum(const nlohmann::json& options) {
 }  // namespace
 
 std::vector<std::string> learning_rate_names(const torch::optim::Optimizer& optimizer) {
-  const std::string base = "lr-" + class_name_of(optimizer);
+  const std::string base = "lr-" + type_name(typeid(optimizer));
   const size_t num_groups = optimizer.param_groups().size();
   std::vector<std::string> names;
   for (size_t i = 1; i <= num_groups; ++i) {
@@ -44,7 +38,7 @@ void LearningRateMonitor::on_train_start(Trainer& trainer, Module&) {
     throw UsageError(fmt::format(
         "LearningRateMonitor: {} does not tell its momentum and weight decay. Derive it from "
         "StatefulOptimizer, or set log_momentum and log_weight_decay to false.",
-        class_name_of(optimizer)));
+        type_name(typeid(optimizer))));
   }
   names_ = learning_rate_names(optimizer);
 }

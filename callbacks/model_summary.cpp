@@ -6,11 +6,11 @@
 #include <unordered_set>
 #include <vector>
 
-#include <c10/util/Type.h>
 #include <fmt/format.h>
 #include <torch/types.h>
 
 #include <trainer/core/console.h>
+#include <trainer/core/type_name.h>
 #include <trainer/trainer.h>
 
 namespace trainer {
@@ -20,9 +20,7 @@ using Row = std::array<std::string, 4>;  // name, type, params, mode
 
 /// The class as people write it: without namespaces, and without the Impl of torch::nn.
 std::string type_of(const torch::nn::Module& module) {
-  std::string name = c10::demangle(typeid(module).name());
-  const size_t colon = name.rfind(':', name.find('<'));  // not that of a template's argument
-  name = name.substr(colon == std::string::npos ? 0 : colon + 1);
+  std::string name = type_name(typeid(module));
   return name.ends_with("Impl") ? name.substr(0, name.size() - 4) : name;
 }
 

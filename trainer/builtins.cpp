@@ -20,7 +20,7 @@ namespace trainer {
 void register_builtins() {
   static std::once_flag once;
   std::call_once(once, [] {
-    const registry::OriginScope origin("built in");
+    registry::Load load("built in");
     register_class<CPUAccelerator>({"auto", "cpu"});
     register_class<SingleDevice>({"auto", "single_device"});
     register_class<EarlyStopping>();
@@ -31,6 +31,7 @@ void register_builtins() {
     register_class<CSVLogger>();
     register_class<JSONLLogger>();
     register_class<TensorBoardLogger>();
+    load.commit();
   });
 }
 

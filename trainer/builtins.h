@@ -4,7 +4,8 @@
 
 namespace trainer {
 
-/// Idempotent and thread-safe.
+/// Idempotent and thread-safe. Throws ConfigError when a class of this program has the name of a
+/// built-in class, or two of them share one.
 void register_builtins();
 
 }  // namespace trainer

@@ -2,10 +2,10 @@
 
 #include <typeinfo>
 
-#include <c10/util/Type.h>
 #include <fmt/format.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/type_name.h>
 #include <trainer/optim/clip.h>
 
 namespace trainer {
@@ -37,10 +37,6 @@ torch::Tensor Module::optimizer_step(torch::optim::Optimizer& optimizer, Strateg
   return strategy.optimizer_step(optimizer, closure);
 }
 
-std::string class_name(const Module& module) {
-  const std::string name = c10::demangle(typeid(module).name());
-  const size_t colon = name.rfind(':');
-  return colon == std::string::npos ? name : name.substr(colon + 1);
-}
+std::string class_name(const Module& module) { return type_name(typeid(module)); }
 
 }  // namespace trainer

@@ -26,7 +26,7 @@ template <class T>
 class StateKeys {
  public:
   std::string operator()(const T& object) {
-    std::string key = type_name(object);
+    std::string key = type_name(typeid(object));
     if constexpr (requires { object.state_key(); }) {
       key += object.state_key().empty() ? "" : "/" + object.state_key();
     }

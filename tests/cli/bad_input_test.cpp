@@ -66,28 +66,54 @@ TEST_F(CliTest, ClassIsUnknown) {
 }
 
 TEST_F(CliTest, PlugInIsUnknown) {
-  expect_error(base("fit", {"--plugins=[digit]"}), 2,
-               "command line, plugins:1:2: plugins: no plug-in 'digit'. Did you mean 'digits'? "
-               "There are: digits, "
-               "gpt.");
+  expect_error(base("list", {"--plugins=[digit]"}), 2,
+               "command line, plugins:1:2: no plug-in 'digit'. Did you mean 'digits'? There are: "
+               "digits, gpt. A path needs a '/', as ./libmine.so.");
 }
 
-TEST_F(CliTest, ConfigNamesAPlugInByPath) {
-  expect_error(base("fit", {"--plugins=[./libdigits.so]"}), 2,
-               "command line, plugins:1:2: plugins: a configuration names plug-ins, not paths "
-               "(--plugin takes a path); "
-               "got './libdigits.so'. There are: digits, gpt.");
+TEST_F(CliTest, PlugInsAreNoList) {
+  expect_error(base("list", {"--plugins=7"}), 2, "command line: plugins: is '7', not a list.");
+  expect_error(base("fit", {"--plugins=7", "--model=", "--data="}), 2,
+               "command line: plugins: is '7', not a list.\n"
+               "command line: model: is empty, which names no module. Write its name, or "
+               "{class_path: ..., init_args: {...}}.\n"
+               "command line: data: is empty, which names no data module. Write its name, or "
+               "{class_path: ..., init_args: {...}}.");
 }
 
 TEST_F(CliTest, PlugInFileIsMissing) {
-  expect_error(
-      base("fit", {"--plugin", "./nothing.so"}), 2,
-      "--plugin ./nothing.so: there is no such file. Build the plug-in, then give its path.");
+  const std::string folder = std::filesystem::canonical(dir_.path());
+  expect_error(base("fit", {"--plugin", "nothing.so"}), 2,
+               "--plugin nothing.so: there is no plug-in " + folder +
+                   "/nothing.so. Build it, or check the path; relative paths start at the current "
+                   "folder.");
 }
 
 TEST_F(CliTest, OptionIsUnknown) {
   expect_error(base("fit", {"--fast"}), 2,
-               "command line: '--fast' is no option and no override. Write --key.path=value.");
+               "command line: '--fast' is no override. Write key.path=value.");
+}
+
+TEST_F(CliTest, MistakesOfTheCommandLineAreToldWithThoseOfTheConfig) {
+  expect_error(base("fit", {"--fast", "--trainer.max_epoch=3", "faster", "--plugin", "./x.so",
+                            "--plugins=[digits, digit]"}),
+               2,
+               "command line: '--fast' is no override. Write key.path=value.\n"
+               "command line: 'faster' is no override. Write key.path=value.\n"
+               "--plugin ./x.so: there is no plug-in " +
+                   std::filesystem::canonical(dir_.path()).string() +
+                   "/x.so. Build it, or check the path; relative paths start at the current "
+                   "folder.\n"
+                   "command line: trainer.max_epoch: unknown key. Did you mean 'max_epochs'?\n"
+                   "command line, plugins:1:10: no plug-in 'digit'. Did you mean 'digits'? There "
+                   "are: digits, gpt. A path needs a '/', as ./libmine.so.");
+}
+
+TEST_F(CliTest, EveryConfigThatCannotBeReadIsTold) {
+  write_file(dir_ / "list.yaml", "[1, 2]\n");
+  expect_error(trainer({"fit", "--config", "missing.yaml", "--config", "list.yaml"}), 2,
+               std::string("missing.yaml: cannot read: No such file or directory.") + kCheckPath +
+                   "\nlist.yaml: is a list, not a map of keys.");
 }
 
 TEST_F(CliTest, BatchSizeIsZero) {

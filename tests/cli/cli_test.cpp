@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include <trainer/checkpoint/safetensors.h>
+#include <trainer/cli/plugin.h>
 
 namespace trainer::test {
 namespace {
@@ -118,6 +119,33 @@ TEST_F(CliTest, LaterConfigsWinKeyByKey) {
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.out, AllOf(HasSubstr("max_epochs: 9\n"), HasSubstr("limit_train_batches: 4\n"),
                                 HasSubstr("hidden: 16\n"), HasSubstr("lr: 0.5\n")));
+}
+
+TEST_F(CliTest, ArgumentsAreLaidOverAClassThatStandsAsItsName) {
+  write_file(dir_ / "short.yaml", "plugins: [digits]\nmodel: DigitsMLP\ndata: DigitsData\n");
+  write_file(dir_ / "more.yaml", "data: {init_args: {batch_size: 5}}\n");
+  const auto result = trainer({"fit", "--config", "short.yaml", "--config", "more.yaml",
+                               "--model.init_args.hidden=3", "--print_config"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, AllOf(HasSubstr("  class_path: DigitsMLP\n  init_args:\n    hidden: 3\n"),
+                                HasSubstr("batch_size: 5\n")));
+}
+
+TEST_F(CliTest, ConfigOfARunWithAPlugInByPathRunsAgain) {
+  const auto library = dir_ / "libmine.so";
+  std::filesystem::create_symlink(plugin_folder() / "libdigits.so", library);
+  const std::string absolute = std::filesystem::canonical(dir_.path()) / "libmine.so";
+  const auto result = base("fit", {"--plugins=[]", "--plugin", "libmine.so"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(read_file(dir_ / "runs/version_0/config.yaml"),
+              HasSubstr("plugins: [" + absolute + "]\n"));
+  std::filesystem::create_directory(dir_ / "elsewhere");
+  std::filesystem::create_symlink("../digits.csv.gz", dir_ / "elsewhere/digits.csv.gz");
+  const auto again =
+      run(command({"fit", "--config", "../runs/version_0/config.yaml"}), dir_ / "elsewhere");
+  ASSERT_EQ(again.exit_code, 0) << again.err;
+  EXPECT_EQ(read_file(dir_ / "elsewhere/runs/version_0/metrics.csv"),
+            read_file(dir_ / "runs/version_0/metrics.csv"));
 }
 
 TEST_F(CliTest, HelpShowsCommandsKeysAndExitCodes) {

@@ -81,17 +81,38 @@ TEST(Registry, FindsAClassByNameAndAlias) {
 
 TEST(Registry, TakesTheSameClassAgainAndRefusesAnotherOfItsName) {
   EXPECT_TRUE(register_class<Dog>({"hound"}));
-  EXPECT_EQ(thrown<UsageError>([] { register_class<impostor::Dog>(); }),
-            "the animal 'Dog' is registered twice (first by this program). Rename one of them.");
+  EXPECT_EQ(
+      thrown<UsageError>([] { register_class<impostor::Dog>(); }),
+      "the animal 'Dog' is registered twice (this program; this program). Rename one of them.");
   EXPECT_EQ(Spec<Animal>("Dog").create()->sound(), "wuffwuff");
 }
 
-TEST(Registry, RemembersWhichPlugInAClassCameFrom) {
+TEST(Load, NamesWhereItsClassesComeFromAndAddsThemAtItsEnd) {
   {
-    const registry::OriginScope scope("libsnail.so");
-    register_class<Snail>();
+    registry::Load load("plug-in snail");
+    registry::add_at_start([] { return register_class<Snail>(); });
+    EXPECT_EQ(registry::find("animal", "Snail"), nullptr);
+    load.commit();
   }
-  EXPECT_EQ(registry::find("animal", "Snail")->origin, "libsnail.so");
+  EXPECT_EQ(registry::find("animal", "Snail")->origin, "plug-in snail");
+}
+
+struct Otter : Fish {};
+
+TEST(Load, AddsNothingWhenItIsNotCommittedOrANameIsTaken) {
+  {
+    registry::Load load("plug-in otter");
+    register_class<Otter>();
+    registry::add_at_start([]() -> bool { throw InternalError("is not to be called"); });
+  }
+  EXPECT_EQ(registry::find("animal", "Otter"), nullptr);
+  registry::Load load("plug-in impostor");
+  register_class<Otter>();
+  register_class<impostor::Dog>();
+  EXPECT_EQ(thrown<ConfigError>([&] { load.commit(); }),
+            "the animal 'Dog' is registered twice (this program; plug-in impostor). Rename one of "
+            "them.");
+  EXPECT_EQ(registry::find("animal", "Otter"), nullptr);
 }
 
 TEST(Spec, IsReadFromANameOrFromAMap) {

@@ -230,6 +230,18 @@ TEST(Merge, KeepsArgumentsOfTheSameClassOnly) {
             "m:\n  class_path: A\n  init_args:\n    x: 1\n    y: 2\n");
 }
 
+TEST(Merge, TakesANameForTheClassThatArgumentsBelongTo) {
+  EXPECT_EQ(merged("{m: A}", "{m: {init_args: {y: 2}}}"),
+            "m:\n  class_path: A\n  init_args:\n    y: 2\n");
+  EXPECT_EQ(merged("{m: A}", "{m: {class_path: B, init_args: {y: 2}}}"),
+            "m:\n  class_path: B\n  init_args:\n    y: 2\n");
+  EXPECT_EQ(merged("{m: A}", "{m: {class_path: A}}"), "m:\n  class_path: A\n");
+  Node root = parse("{m: A}");
+  apply_override(root, "m.init_args.y=2");
+  EXPECT_EQ(to_yaml(root), "m:\n  class_path: A\n  init_args:\n    y: 2\n");
+  EXPECT_EQ(root.find("m")->find("class_path")->mark.str(), "c.yaml:1:5");
+}
+
 TEST(ApplyOverride, SetsOneValueAndMakesTheMapsOnTheWay) {
   Node root = parse("{a: {b: 1, c: 2}}");
   apply_override(root, "a.b=3");

@@ -1,6 +1,8 @@
 #include <trainer/cli/cli.h>
 
 #include <exception>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,7 +12,6 @@
 
 #include <trainer/builtins.h>
 #include <trainer/cli/command.h>
-#include <trainer/cli/plugin.h>
 #include <trainer/core/console.h>
 #include <trainer/core/error.h>
 #include <trainer/version.h>
@@ -32,7 +33,8 @@ constexpr const char* kExitCodes =
     "  143  stopped by SIGTERM\n"
     "After 75, 130 and 143 fit has saved a checkpoint, unless enable_checkpointing is off.\n";
 
-/// What CLI11 did not know are overrides: --a.b=c, --a.b c, and a.b=c.
+/// What CLI11 did not know are overrides: --a.b=c, --a.b c, and a.b=c. A word that is none stays as
+/// it is, for apply_override() to refuse.
 std::vector<std::string> to_overrides(const std::vector<std::string>& words) {
   std::vector<std::string> overrides;
   for (size_t i = 0; i < words.size(); ++i) {
@@ -40,11 +42,8 @@ std::vector<std::string> to_overrides(const std::vector<std::string>& words) {
     const bool is_option = word.starts_with("--");
     word = is_option ? word.substr(2) : word;
     if (word.find('=') == std::string::npos) {
-      if (!is_option || i + 1 == words.size()) {
-        throw ConfigError(fmt::format(
-            "command line: '{}' is no option and no override. Write --key.path=value.", words[i]));
-      }
-      word += "=" + words[++i];
+      const bool has_value = i + 1 < words.size() && !words[i + 1].starts_with("--");
+      word = is_option && has_value ? word + "=" + words[++i] : words[i];
     }
     overrides.push_back(std::move(word));
   }
@@ -52,11 +51,20 @@ std::vector<std::string> to_overrides(const std::vector<std::string>& words) {
 }
 
 struct Command {
+  const char* name;
+  const char* doc;
+  std::function<int(const Arguments&)> run;
+  std::optional<Stage> stage = std::nullopt;
   CLI::App* app = nullptr;
-  std::string help_class;
+  std::string help_class = "";
   CLI::Option* help = nullptr;
   Arguments arguments = {};
 };
+
+Command stage_command(Stage stage, const char* doc) {
+  return {to_string(stage), doc,
+          [stage](const Arguments& arguments) { return run_stage(stage, arguments); }, stage};
+}
 
 void add_common_options(Command& command) {
   CLI::App& app = *command.app;
@@ -65,10 +73,10 @@ void add_common_options(Command& command) {
   command.help = app.add_option("--help,-h", command.help_class,
                                 "Show every key, or the arguments of one class.")
                      ->expected(0, 1);
-  app.add_option("--config,-c", command.arguments.configs,
+  app.add_option("--config,-c", command.arguments.config.files,
                  "YAML file; may come several times, later ones win.")
       ->allow_extra_args(false);
-  app.add_option("--plugin", command.arguments.plugins,
+  app.add_option("--plugin", command.arguments.config.plugins,
                  "Path of a plug-in to load; may come several times.")
       ->allow_extra_args(false);
 }
@@ -88,21 +96,21 @@ int run(int argc, char** argv) {
   app.set_help_flag("--help,-h", "Show this text.");
   app.require_subcommand(1);
   app.footer(kExitCodes);
-  const std::pair<Stage, const char*> stages[] = {
-      {Stage::kFit, "Train, from the start or from a checkpoint."},
-      {Stage::kValidate, "One pass over the validation data."},
-      {Stage::kTest, "One pass over the test data."},
-      {Stage::kPredict, "Write the predictions for the prediction data."},
+  Command commands[] = {
+      stage_command(Stage::kFit, "Train, from the start or from a checkpoint."),
+      stage_command(Stage::kValidate, "One pass over the validation data."),
+      stage_command(Stage::kTest, "One pass over the test data."),
+      stage_command(Stage::kPredict, "Write the predictions for the prediction data."),
+      {"list", "The classes that YAML can name, plug-ins included.", list_classes},
+      {"schema", "The JSON schema of configurations, for editors.", print_schema},
   };
-  Command commands[5];
-  for (size_t i = 0; i < 4; ++i) {
-    commands[i].app = app.add_subcommand(to_string(stages[i].first), stages[i].second);
-    add_common_options(commands[i]);
-    add_stage_options(commands[i]);
+  for (Command& command : commands) {
+    command.app = app.add_subcommand(command.name, command.doc);
+    add_common_options(command);
+    if (command.stage) {
+      add_stage_options(command);
+    }
   }
-  commands[4].app =
-      app.add_subcommand("list", "The classes that YAML can name, plug-ins included.");
-  add_common_options(commands[4]);
 
   try {
     app.parse(argc, argv);
@@ -113,24 +121,19 @@ int run(int argc, char** argv) {
     throw ConfigError(
         fmt::format("command line: {}\n  `trainer --help` shows what there is.", error.what()));
   }
-  for (size_t i = 0; i < 5; ++i) {
-    Command& command = commands[i];
+  for (Command& command : commands) {
     if (!command.app->parsed()) {
       continue;
     }
-    command.arguments.overrides = to_overrides(command.app->remaining());
-    const bool is_list = i == 4;
-    if (command.help->count() > 0) {
-      load_config(command.arguments.configs, command.arguments.overrides,
-                  command.arguments.plugins);
-      console::print(command.help_class.empty()
-                         ? command.app->help("trainer") +
-                               (is_list ? "" : help_for_stage(stages[i].first))
-                         : help_for_class(command.help_class));
-      return static_cast<int>(ExitCode::kOk);
+    command.arguments.config.overrides = to_overrides(command.app->remaining());
+    if (command.help->count() == 0) {
+      return command.run(command.arguments);
     }
-    return is_list ? list_classes(command.arguments)
-                   : run_stage(stages[i].first, command.arguments);
+    load_plugins(command.arguments.config);
+    const std::string keys = command.stage ? help_for_stage(*command.stage) : "";
+    console::print(command.help_class.empty() ? command.app->help("trainer") + keys
+                                              : help_for_class(command.help_class));
+    return static_cast<int>(ExitCode::kOk);
   }
   throw InternalError("no subcommand was parsed");
 }

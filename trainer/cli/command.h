@@ -3,7 +3,6 @@
 
 #include <optional>
 #include <string>
-#include <vector>
 
 #include <trainer/cli/run_config.h>
 #include <trainer/progress.h>
@@ -12,9 +11,7 @@ namespace trainer {
 
 /// What follows `trainer fit`.
 struct Arguments {
-  std::vector<std::string> configs;
-  std::vector<std::string> overrides;  // "a.b=c"
-  std::vector<std::string> plugins;
+  ConfigSources config;
   std::optional<std::string> ckpt_path;
   std::optional<std::string> run;
   bool print_config = false;
@@ -23,6 +20,11 @@ struct Arguments {
 /// Each returns the exit code and throws the errors of trainer/core/error.h.
 int run_stage(Stage stage, const Arguments& arguments);
 int list_classes(const Arguments& arguments);
+int print_schema(const Arguments& arguments);
+
+/// What a Spec can be of.
+inline constexpr const char* kKinds[] = {"module", "data module", "callback",
+                                         "logger", "strategy",    "accelerator"};
 
 /// The whole key tree of a run, or the arguments of one class. Throws ConfigError for an unknown
 /// class.

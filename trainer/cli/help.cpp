@@ -1,15 +1,10 @@
 #include <fmt/format.h>
 
 #include <trainer/cli/command.h>
-#include <trainer/cli/plugin.h>
-#include <trainer/core/console.h>
 #include <trainer/core/error.h>
 
 namespace trainer {
 namespace {
-
-constexpr const char* kKinds[] = {"module", "data module", "callback",
-                                  "logger", "strategy",    "accelerator"};
 
 std::string default_text(const config::Node& value) {
   std::string text = config::to_yaml(value);
@@ -32,15 +27,6 @@ std::string key_tree(const std::vector<config::FieldInfo>& fields, const std::st
                         field.type, field.doc, rules);
   }
   return text;
-}
-
-std::string class_line(const ClassInfo& info) {
-  std::string names = info.name;
-  for (const auto& alias : info.aliases) {
-    names += ", " + alias;
-  }
-  return fmt::format("  {:<34}{}{}[{}]\n", names, info.doc, info.doc.empty() ? "" : " ",
-                     info.origin);
 }
 
 }  // namespace
@@ -70,26 +56,6 @@ std::string help_for_class(const std::string& name) {
       "--help {}: there is no such class. `trainer list` shows them; --plugin or a --config "
       "with `plugins:` adds more.",
       name));
-}
-
-int list_classes(const Arguments& arguments) {
-  load_config(arguments.configs, arguments.overrides, arguments.plugins);
-  for (const auto& name : available_plugins()) {
-    load_plugin(name, "trainer list");
-  }
-  std::string text;
-  for (const char* kind : kKinds) {
-    const auto classes = registry::list(kind);
-    if (classes.empty()) {
-      continue;
-    }
-    text += fmt::format("{}:\n", kind);
-    for (const auto& info : classes) {
-      text += class_line(*info);
-    }
-  }
-  console::print(text);
-  return static_cast<int>(ExitCode::kOk);
 }
 
 }  // namespace trainer

@@ -1,41 +1,62 @@
 #include <trainer/cli/plugin.h>
 
 #include <dlfcn.h>
+#include <link.h>
 
 #include <algorithm>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <trainer/core/config.h>
 #include <trainer/core/error.h>
+#include <trainer/core/log.h>
 #include <trainer/core/registry.h>
 #include <trainer/version.h>
 
 namespace trainer {
 namespace {
 
-/// Loads the library; its static initialisers register its classes.
-void load(const fs::Path& path, const std::string& name, const std::string& where) {
-  const registry::OriginScope origin(fmt::format("plug-in {}", name));
-  void* handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (handle == nullptr) {
+bool is_path(const std::string& name_or_path) {
+  return name_or_path.find('/') != std::string::npos;
+}
+
+/// The version that the plug-in was built for, or nullptr when it registers no class.
+const char* version_of(void* library) {
+  using Version = const char* (*)();
+  void* symbol = ::dlsym(library, "trainer_plugin_version");
+  Dl_info found{};
+  link_map* loaded = nullptr;
+  // dlsym() looks into libtrainer too, on which the plug-in depends.
+  const bool own = symbol != nullptr && ::dladdr(symbol, &found) != 0 &&
+                   ::dlinfo(library, RTLD_DI_LINKMAP, &loaded) == 0 &&
+                   std::string_view(found.dli_fname) == loaded->l_name;
+  return own ? reinterpret_cast<Version>(symbol)() : nullptr;
+}
+
+/// `name` is what the user wrote. A library that is refused stays in memory: to unload it would run
+/// more of its code.
+void load(const fs::Path& path, const std::string& name) {
+  registry::Load classes(fmt::format("plug-in {}", name));
+  void* library = ::dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
     throw ConfigError(
-        fmt::format("{}: cannot load the plug-in {}: {}.\n  Build it against this trainer ({}).",
-                    where, path.string(), ::dlerror(), kVersion));
+        fmt::format("cannot load the plug-in {}: {}.\n  Build it against this trainer ({}).",
+                    path.string(), ::dlerror(), kVersion));
   }
-  const auto version =
-      reinterpret_cast<const char* (*)()>(::dlsym(handle, "trainer_plugin_version"));
+  const char* version = version_of(library);
   if (version == nullptr) {
-    throw ConfigError(
-        fmt::format("{}: {} registers no class. Use TRAINER_REGISTER_MODULE and the like in it.",
-                    where, path.string()));
+    throw ConfigError(fmt::format(
+        "the plug-in {} registers no class. Use TRAINER_REGISTER_MODULE and the like in it.",
+        path.string()));
   }
-  if (std::string(version()) != kVersion) {
+  if (std::string_view(version) != kVersion) {
     throw ConfigError(
-        fmt::format("{}: the plug-in {} was built for trainer {}, this is {}. Build it again.",
-                    where, path.string(), version(), kVersion));
+        fmt::format("the plug-in {} was built for trainer {}, this is {}. Build it again.",
+                    path.string(), version, kVersion));
   }
+  classes.commit();
 }
 
 }  // namespace
@@ -63,27 +84,41 @@ std::vector<std::string> available_plugins() {
   return names;
 }
 
-void load_plugin(const std::string& name, const std::string& where) {
-  const auto available = available_plugins();
-  if (std::find(available.begin(), available.end(), name) == available.end()) {
-    const bool is_path = name.find('/') != std::string::npos;
-    throw ConfigError(fmt::format(
-        "{}: plugins: {} '{}'.{} There are: {}.", where,
-        is_path ? "a configuration names plug-ins, not paths (--plugin takes a path); got"
-                : "no plug-in",
-        name, config::did_you_mean(name, available),
-        available.empty() ? "none" : fmt::format("{}", fmt::join(available, ", "))));
-  }
-  load(plugin_folder() / fmt::format("lib{}.so", name), name, where);
+std::string absolute_plugin(const std::string& name_or_path) {
+  return is_path(name_or_path) ? std::filesystem::absolute(name_or_path).lexically_normal().string()
+                               : name_or_path;
 }
 
-void load_plugin_file(const std::string& path) {
-  if (!std::filesystem::exists(path)) {
-    throw ConfigError(fmt::format(
-        "--plugin {}: there is no such file. Build the plug-in, then give its path.", path));
+void load_plugin(const std::string& name_or_path) {
+  if (is_path(name_or_path)) {
+    const std::string path = absolute_plugin(name_or_path);
+    if (!std::filesystem::exists(path)) {
+      throw ConfigError(fmt::format(
+          "there is no plug-in {}. Build it, or check the path; relative paths start at the "
+          "current folder.",
+          path));
+    }
+    load(path, path);
+    return;
   }
-  // An absolute path: the loader would look a bare name up in its own folders.
-  load(std::filesystem::absolute(path), path, "--plugin");
+  const auto available = available_plugins();
+  if (std::find(available.begin(), available.end(), name_or_path) == available.end()) {
+    throw ConfigError(
+        fmt::format("no plug-in '{}'.{} There are: {}. A path needs a '/', as ./libmine.so.",
+                    name_or_path, config::did_you_mean(name_or_path, available),
+                    available.empty() ? "none" : fmt::format("{}", fmt::join(available, ", "))));
+  }
+  load(plugin_folder() / fmt::format("lib{}.so", name_or_path), name_or_path);
+}
+
+void load_available_plugins() {
+  for (const auto& name : available_plugins()) {
+    try {
+      load_plugin(name);
+    } catch (const ConfigError& error) {
+      log::warning(error.what());
+    }
+  }
 }
 
 }  // namespace trainer

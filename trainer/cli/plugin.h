@@ -9,13 +9,17 @@
 
 namespace trainer {
 
-/// Loads the plug-in `name` from the plug-in folder; a configuration can name only these.
-/// Idempotent. Throws ConfigError, beginning with `where`, for a name that is a path or that is not
-/// there.
-void load_plugin(const std::string& name, const std::string& where);
+/// Loads a plug-in: by its name from the plug-in folder, or by its path, which has a '/'.
+/// Idempotent. Throws ConfigError when there is no such plug-in, when it cannot be loaded, was
+/// built for another version, or has a class whose name is taken; none of its classes is known
+/// then.
+void load_plugin(const std::string& name_or_path);
 
-/// Loads a shared library given on the command line. Throws ConfigError when it cannot be loaded.
-void load_plugin_file(const std::string& path);
+/// Loads every plug-in of the plug-in folder, with a warning for one that cannot be loaded.
+void load_available_plugins();
+
+/// The path of a plug-in made absolute; its name as it is.
+std::string absolute_plugin(const std::string& name_or_path);
 
 /// `lib/trainer/plugins` beside libtrainer, in the build tree and in an installation.
 fs::Path plugin_folder();

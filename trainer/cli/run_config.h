@@ -26,7 +26,7 @@ struct RunConfig {
         field<&T::seed_everything>(
             "Seed of weights, data order and everything else that is random.", at_least(0)),
         field<&T::plugins>(
-            "Plug-ins to load, by name; they lie in the plug-in folder of this installation."),
+            "Plug-ins to load, by name from the plug-in folder of this installation, or by path."),
         field<&T::trainer>("The Trainer."),
         field<&T::model>("The module to train.", required()),
         field<&T::data>("The data to train on.", required()),
@@ -34,14 +34,19 @@ struct RunConfig {
   }
 };
 
-/// Lays the files over each other in order, then the overrides (`a.b=c`), and loads the plug-ins
-/// they name and those in `plugin_paths`. Returns the tree, its classes not looked up yet. Throws
-/// ConfigError.
-config::Node load_config(const std::vector<std::string>& files,
-                         const std::vector<std::string>& overrides,
-                         const std::vector<std::string>& plugin_paths);
+/// Where a configuration comes from.
+struct ConfigSources {
+  std::vector<std::string> files;
+  std::vector<std::string> overrides;  // "a.b=c"
+  std::vector<std::string> plugins;    // paths, beside what the configuration names
+};
 
-/// Reads the tree, with every mistake at once. Throws ConfigError.
-RunConfig resolve_config(const config::Node& tree);
+/// Lays the files over each other in order, then the overrides, loads the plug-ins, and reads the
+/// tree. `plugins` of what it returns has every plug-in, paths made absolute: written as YAML, it
+/// is all that it takes to run it again. Throws ConfigError with every mistake at once.
+RunConfig read_config(const ConfigSources& sources);
+
+/// Loads the plug-ins of a configuration, which may lack the rest. Throws ConfigError.
+void load_plugins(const ConfigSources& sources);
 
 }  // namespace trainer

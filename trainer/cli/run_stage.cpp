@@ -89,8 +89,7 @@ void write_predictions(const std::vector<torch::Tensor>& predictions, const fs::
 }  // namespace
 
 int run_stage(Stage stage, const Arguments& arguments) {
-  RunConfig config =
-      resolve_config(load_config(arguments.configs, arguments.overrides, arguments.plugins));
+  RunConfig config = read_config(arguments.config);
   if (arguments.print_config) {
     console::print(config::to_yaml(config::write(config)));
     return static_cast<int>(ExitCode::kOk);

@@ -6,7 +6,6 @@
 #include <limits>
 
 #include <fmt/format.h>
-#include <nlohmann/json.hpp>
 
 namespace trainer::config {
 namespace {
@@ -194,6 +193,8 @@ void Diagnostics::add(const Mark& mark, const std::string& path, const std::stri
       {mark, fmt::format("{}: {}{}{}", mark.str(), path, path.empty() ? "" : ": ", what)});
 }
 
+void Diagnostics::add(const ConfigError& error) { lines_.push_back({{}, error.what()}); }
+
 void Diagnostics::throw_if_any() const {
   if (lines_.empty()) {
     return;
@@ -202,6 +203,9 @@ void Diagnostics::throw_if_any() const {
   std::stable_sort(lines.begin(), lines.end(), [](const Line& a, const Line& b) {
     return std::pair(a.mark.line, a.mark.column) < std::pair(b.mark.line, b.mark.column);
   });
+  lines.erase(std::unique(lines.begin(), lines.end(),
+                          [](const Line& a, const Line& b) { return a.text == b.text; }),
+              lines.end());
   std::string all;
   for (const auto& line : lines) {
     all += (all.empty() ? "" : "\n") + line.text;
@@ -219,29 +223,6 @@ std::string did_you_mean(std::string_view wanted, const std::vector<std::string>
     }
   }
   return name.empty() ? "" : fmt::format(" Did you mean '{}'?", name);
-}
-
-nlohmann::json json_schema(const std::vector<FieldInfo>& fields) {
-  static const std::map<std::string, std::string> kTypes = {{"bool", "boolean"},
-                                                            {"int", "integer"},
-                                                            {"float", "number"},
-                                                            {"string", "string"},
-                                                            {"int or float", "number"}};
-  nlohmann::json schema = {{"type", "object"}, {"additionalProperties", false}};
-  for (const auto& field : fields) {
-    nlohmann::json property =
-        field.fields.empty() ? nlohmann::json::object() : json_schema(field.fields);
-    if (const auto type = kTypes.find(field.type); type != kTypes.end()) {
-      property["type"] = type->second;
-    }
-    property["description"] =
-        field.rules.empty() ? field.doc : field.doc + " (" + field.rules + ")";
-    schema["properties"][field.name] = property;
-    if (field.required) {
-      schema["required"].push_back(field.name);
-    }
-  }
-  return schema;
 }
 
 }  // namespace trainer::config

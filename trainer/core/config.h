@@ -10,8 +10,9 @@
 // instead.
 
 #include <concepts>
+#include <cstdint>
+#include <limits>
 #include <map>
-#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -29,9 +30,11 @@ class Diagnostics {
  public:
   /// `path` is the key path, `trainer.callbacks[0].init_args.patience`.
   void add(const Mark& mark, const std::string& path, const std::string& what);
+  /// A mistake whose message names its place.
+  void add(const ConfigError& error);
   bool empty() const { return lines_.empty(); }
   size_t size() const { return lines_.size(); }
-  /// Throws ConfigError with one line for each mistake.
+  /// Throws ConfigError with one line for each mistake, once where it was added twice.
   void throw_if_any() const;
 
  private:
@@ -50,14 +53,12 @@ struct FieldInfo {
   std::string rules;
   bool required = false;
   Node default_value = {};
-  std::vector<FieldInfo> fields = {};  // of a nested struct
+  std::vector<FieldInfo> fields = {};     // of a nested struct
+  std::vector<std::string> choices = {};  // of one_of()
 };
 
 /// The name most like `wanted`, when it is like enough to be meant: " Did you mean 'x'?", else "".
 std::string did_you_mean(std::string_view wanted, const std::vector<std::string>& known);
-
-/// JSON schema (draft 2020-12) of a struct with these fields.
-nlohmann::json json_schema(const std::vector<FieldInfo>& fields);
 
 /// How a type is read, written and named. Specialise it for a type of your own.
 template <class T>
@@ -335,6 +336,17 @@ std::vector<FieldInfo> describe() {
     FieldInfo info{std::string(f.kName), Codec<Member>::type(),
                    std::string(f.doc),   rules,
                    f.kRequired,          Codec<Member>::write(defaults.*(f.kMember))};
+    std::apply(
+        [&](const auto&... rule) {
+          (
+              [&] {
+                if constexpr (requires { rule.choices; }) {
+                  info.choices.assign(rule.choices.begin(), rule.choices.end());
+                }
+              }(),
+              ...);
+        },
+        f.rules);
     if constexpr (Struct<Member>) {
       info.fields = describe<Member>();
     }

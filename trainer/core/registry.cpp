@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <trainer/core/error.h>
 
@@ -17,7 +19,7 @@ using Classes = std::map<std::string, std::shared_ptr<const ClassInfo>, std::les
 struct State {
   std::mutex mutex;
   std::map<std::string, Classes, std::less<>> kinds;
-  std::string origin = "this program";
+  std::vector<std::string> clashes;  // of static initialisers of this program
 };
 
 // Lives here, in the one shared library, so that plug-ins and the program see the same classes.
@@ -26,20 +28,75 @@ State& state() {
   return instance;
 }
 
+// Static initialisers of a plug-in run on the thread that loads it.
+thread_local Load* current_load = nullptr;
+
+/// Adds to `kinds`, or returns what is wrong.
+std::string try_add(std::map<std::string, Classes, std::less<>>& kinds, std::string_view kind,
+                    ClassInfo info) {
+  auto& place = kinds[std::string(kind)][info.name];
+  // By address: two plug-ins may each have a class Net, and type_info would compare their names.
+  if (place != nullptr && place->type != info.type) {
+    return fmt::format("the {} '{}' is registered twice ({}; {}). Rename one of them.", kind,
+                       info.name, place->origin, info.origin);
+  }
+  place = std::make_shared<const ClassInfo>(std::move(info));
+  return "";
+}
+
 }  // namespace
 
 bool add(std::string_view kind, ClassInfo info) {
-  const std::lock_guard<std::mutex> lock(state().mutex);
-  Classes& classes = state().kinds[std::string(kind)];
-  info.origin = state().origin;
-  auto& place = classes[info.name];
-  if (place != nullptr && *place->type != *info.type) {
-    throw UsageError(
-        fmt::format("the {} '{}' is registered twice (first by {}). Rename one of them.", kind,
-                    info.name, place->origin));
+  if (current_load != nullptr) {
+    info.origin = current_load->origin_;
+    current_load->classes_.emplace_back(kind, std::move(info));
+    return true;
   }
-  place = std::make_shared<const ClassInfo>(std::move(info));
+  info.origin = "this program";
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  if (const auto clash = try_add(state().kinds, kind, std::move(info)); !clash.empty()) {
+    throw UsageError(clash);
+  }
   return true;
+}
+
+bool add_at_start(bool (*registration)()) noexcept {
+  if (current_load != nullptr) {
+    current_load->pending_.push_back(registration);
+    return true;
+  }
+  try {
+    return registration();
+  } catch (const UsageError& clash) {
+    const std::lock_guard<std::mutex> lock(state().mutex);
+    state().clashes.emplace_back(clash.what());
+    return false;
+  }
+}
+
+Load::Load(std::string origin) : origin_(std::move(origin)) {
+  TRAINER_CHECK(current_load == nullptr, "a Load within a Load");
+  current_load = this;
+}
+
+Load::~Load() { current_load = nullptr; }
+
+void Load::commit() {
+  for (const auto registration : std::exchange(pending_, {})) {
+    registration();
+  }
+  const std::lock_guard<std::mutex> lock(state().mutex);
+  auto kinds = state().kinds;
+  auto clashes = state().clashes;
+  for (auto& [kind, info] : std::exchange(classes_, {})) {
+    if (auto clash = try_add(kinds, kind, std::move(info)); !clash.empty()) {
+      clashes.push_back(std::move(clash));
+    }
+  }
+  if (!clashes.empty()) {
+    throw ConfigError(fmt::format("{}", fmt::join(clashes, "\n")));
+  }
+  state().kinds = std::move(kinds);
 }
 
 std::shared_ptr<const ClassInfo> find(std::string_view kind, std::string_view name) {
@@ -81,16 +138,6 @@ std::string unknown_class(std::string_view kind, std::string_view name) {
       "[name]` or "
       "--plugin.",
       kind, name, config::did_you_mean(name, names));
-}
-
-OriginScope::OriginScope(std::string origin) {
-  const std::lock_guard<std::mutex> lock(state().mutex);
-  state().origin = std::move(origin);
-}
-
-OriginScope::~OriginScope() {
-  const std::lock_guard<std::mutex> lock(state().mutex);
-  state().origin = "this program";
 }
 
 }  // namespace registry

@@ -6,13 +6,14 @@
 // A class is registered for its kind, which its base names: `using Base = Callback;` and
 // `static constexpr const char* kKind = "callback";`. Its constructor takes a nested struct `Init`
 // with fields(), or nothing. Built-in classes are registered in builtins.cpp; yours by
-// TRAINER_REGISTER_CLASS in your program or plug-in.
+// TRAINER_REGISTER_CLASS in your program or plug-in. Two classes of a kind cannot share a name.
 
 #include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 #include <trainer/core/config.h>
@@ -26,7 +27,7 @@ struct ClassInfo {
   const std::type_info* type = nullptr;
   std::string doc = {};                   // T::kDoc where the class has one
   std::vector<std::string> aliases = {};  // short names that YAML may use, as "ddp" for "DDP"
-  std::string origin = "";                // "built in", the program, or the plug-in; set by add()
+  std::string origin = "";                // "built in", "this program", or the plug-in; see add()
   std::vector<config::FieldInfo> fields = {};
   /// Checks `init_args` and completes them with the defaults.
   std::function<config::Node(const config::Node& init_args, const std::string& path,
@@ -39,8 +40,13 @@ struct ClassInfo {
 namespace registry {
 
 /// Adds a class, or describes the same class anew. Throws UsageError when the kind has another
-/// class of that name.
+/// class of that name; while a Load lives, its commit() tells that instead.
 bool add(std::string_view kind, ClassInfo info);
+
+/// Calls `registration`, which calls add(), from a static initialiser, where nothing may throw: the
+/// clash of a name is told by the next Load::commit(). While a Load lives, the call too waits for
+/// that, so that a plug-in of another version has no code run before its version is known.
+bool add_at_start(bool (*registration)()) noexcept;
 
 /// The class with this name or alias, or nullptr.
 std::shared_ptr<const ClassInfo> find(std::string_view kind, std::string_view name);
@@ -51,13 +57,28 @@ std::vector<std::shared_ptr<const ClassInfo>> list(std::string_view kind);
 /// "unknown callback 'X'. Did you mean 'Y'?" with what to do next.
 std::string unknown_class(std::string_view kind, std::string_view name);
 
-/// Classes added while this object lives come from the plug-in `origin`.
-class OriginScope {
+/// Gathers what this thread registers while the object lives, all of it from one origin, and adds
+/// all of it or nothing.
+class Load {
  public:
-  explicit OriginScope(std::string origin);
-  OriginScope(const OriginScope&) = delete;
-  OriginScope& operator=(const OriginScope&) = delete;
-  ~OriginScope();
+  /// `origin` as in "built in" or "plug-in digits".
+  explicit Load(std::string origin);
+  Load(const Load&) = delete;
+  Load& operator=(const Load&) = delete;
+  /// Forgets what was not committed.
+  ~Load();
+
+  /// Adds the classes. Throws ConfigError, and adds none, when a name clashes among them, with a
+  /// class that is known, or within this program.
+  void commit();
+
+ private:
+  friend bool add(std::string_view kind, ClassInfo info);
+  friend bool add_at_start(bool (*registration)()) noexcept;
+
+  std::string origin_;
+  std::vector<bool (*)()> pending_;
+  std::vector<std::pair<std::string, ClassInfo>> classes_;  // with their kinds
 };
 
 }  // namespace registry
@@ -154,7 +175,7 @@ Spec<typename T::Base> use(typename detail::InitOf<T>::Type init = {}) {
   Spec<typename T::Base> spec;
   spec.class_path = config::type_name<T>();
   const auto known = registry::find(T::Base::kKind, spec.class_path);
-  if (known == nullptr || known->name != spec.class_path || *known->type != typeid(T)) {
+  if (known == nullptr || known->name != spec.class_path || known->type != &typeid(T)) {
     register_class<T>();  // throws where another class has the name
   }
   if constexpr (requires { typename T::Init; }) {
@@ -192,7 +213,7 @@ extern "C" [[gnu::used, gnu::visibility("default")]] inline const char* trainer_
 /// function.
 #define TRAINER_REGISTER_CLASS(T)                                                   \
   [[maybe_unused]] static const bool TRAINER_DETAIL_CONCAT(registered_, __LINE__) = \
-      ::trainer::register_class<T>()
+      ::trainer::registry::add_at_start([] { return ::trainer::register_class<T>(); })
 #define TRAINER_REGISTER_MODULE(T) TRAINER_REGISTER_CLASS(T)
 #define TRAINER_REGISTER_DATA_MODULE(T) TRAINER_REGISTER_CLASS(T)
 #define TRAINER_REGISTER_CALLBACK(T) TRAINER_REGISTER_CLASS(T)

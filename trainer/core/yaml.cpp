@@ -349,6 +349,12 @@ std::string to_yaml(const Node& node) {
 }
 
 void merge(Node& base, const Node& over) {
+  if (base.is_scalar() && over.find("init_args") != nullptr) {  // `model: Net` names a class
+    Node named = Node::map();
+    named.mark = base.mark;
+    named.set("class_path", base);
+    base = std::move(named);
+  }
   if (!base.is_map() || !over.is_map()) {
     base = over;
     return;

@@ -89,7 +89,7 @@ std::string to_yaml(const Node& node);
 
 /// Lays `over` on top of `base`: maps are merged key by key, everything else is replaced. A map
 /// whose `class_path` differs replaces the other one whole, since its `init_args` belong to another
-/// class.
+/// class. `init_args` laid over a class that stands as its name alone are that class's.
 void merge(Node& base, const Node& over);
 
 /// Applies `a.b.c=value`, the value being YAML. Throws ConfigError when the text is not of that
