@@ -73,6 +73,9 @@ TEST(Kill, ARunKilledAtAnyMomentEndsAsOneThatWasNot) {
   RecordProperty("kills", kills);
   EXPECT_GE(kills, 3);
   EXPECT_FALSE(std::filesystem::exists(killed.folder() / "runs/version_1"));
+  for (const auto& name : names_in(killed.checkpoints())) {
+    EXPECT_EQ(name.find(".tmp"), std::string::npos) << name << " is left behind";
+  }
   expect_same_outcome(killed, whole);
 }
 

@@ -2,11 +2,11 @@
 // Damaged and hostile input: whatever a reader is given, it reads it or throws a trainer::Error.
 // Every round has its own seed, so that a round that fails, fails again.
 
-#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <iterator>
 #include <random>
 #include <string>
 #include <vector>

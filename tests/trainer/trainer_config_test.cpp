@@ -70,6 +70,8 @@ TEST(TrainerConfig, IsWrittenAndReadBackWhole) {
   register_builtins();
   TrainerConfig config;
   config.max_epochs = 7;
+  config.accelerator = "CPUAccelerator";  // as "auto" is written once it is resolved
+  config.strategy = "SingleDevice";
   config.limit_val_batches = int64_t{1};
   config.val_check_interval = 0.1;
   config.gradient_clip_val = 1e-3;
