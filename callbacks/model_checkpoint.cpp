@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -102,6 +103,7 @@ void ModelCheckpoint::on_train_start(Trainer& trainer, Module&) {
   best_ = !best_.empty() && is_gone(best_) ? "" : best_;
   last_ = !last_.empty() && is_gone(last_) ? "" : last_;
   write_pointers(trainer);
+  remove_planned(trainer);  // what a killed run did not get to
 }
 
 void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&,
@@ -171,8 +173,10 @@ void ModelCheckpoint::save_last(Trainer& trainer) {
 /// comes.
 void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
   const std::string name = unused_name(trainer);
-  const std::string superseded = kept_.contains(last_) ? "" : last_;
-  std::string dropped;
+  std::vector<std::string> superseded;
+  if (!last_.empty() && !kept_.contains(last_)) {
+    superseded.push_back(last_);
+  }
   if (score) {
     kept_[name] = *score;
     const auto by_score = [&](const auto& a, const auto& b) {
@@ -180,21 +184,20 @@ void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
     };
     best_ = std::min_element(kept_.begin(), kept_.end(), by_score)->first;
     if (init_.save_top_k > 0 && static_cast<int64_t>(kept_.size()) > init_.save_top_k) {
-      dropped = std::max_element(kept_.begin(), kept_.end(), by_score)->first;
-      kept_.erase(dropped);
+      superseded.push_back(std::max_element(kept_.begin(), kept_.end(), by_score)->first);
+      kept_.erase(superseded.back());
     }
   }
   if (!init_.monitor) {
     best_ = name;  // the newest
   }
   last_ = name;
+  run_->plan_removal(superseded);
   last_step_ = trainer.progress().global_step;
   trainer.save_checkpoint(run_->checkpoints() /
                           name);  // holds the state above, this checkpoint included
   write_pointers(trainer);
-  // Only now, when the new one is complete and pointed to.
-  remove(superseded);
-  remove(dropped);
+  remove_planned(trainer);  // only now, when the new one is complete and pointed to
   if (init_.verbose) {
     log::info(fmt::format("saved {}", (run_->checkpoints() / name).string()));
   }
@@ -254,6 +257,12 @@ std::vector<const ModelCheckpoint*> ModelCheckpoint::others(const Trainer& train
   return found;
 }
 
+bool ModelCheckpoint::is_taken(const Trainer& trainer, const std::string& name) const {
+  const auto all = others(trainer);
+  return owns(name) ||
+         std::any_of(all.begin(), all.end(), [&](auto* other) { return other->owns(name); });
+}
+
 void ModelCheckpoint::write_pointers(const Trainer& trainer) const {
   if (!last_.empty()) {
     run_->point("last", last_);
@@ -271,16 +280,8 @@ void ModelCheckpoint::write_pointers(const Trainer& trainer) const {
   }
 }
 
-void ModelCheckpoint::remove(const std::string& name) {
-  if (name.empty() || owns(name)) {
-    return;
-  }
-  std::error_code error;
-  std::filesystem::remove_all(run_->checkpoints() / name, error);
-  if (error) {
-    log::warning(fmt::format("cannot remove the old checkpoint {}: {}",
-                             (run_->checkpoints() / name).string(), error.message()));
-  }
+void ModelCheckpoint::remove_planned(const Trainer& trainer) {
+  run_->remove_planned([&](const std::string& name) { return is_taken(trainer, name); });
 }
 
 std::string ModelCheckpoint::state_key() const { return init_.monitor.value_or(""); }

@@ -98,8 +98,10 @@ class ModelCheckpoint : public Callback {
   /// The other ones of this run.
   std::vector<const ModelCheckpoint*> others(const Trainer& trainer) const;
   bool owns(const std::string& name) const { return name == last_ || kept_.contains(name); }
+  /// A name that this one or another keeps.
+  bool is_taken(const Trainer& trainer, const std::string& name) const;
   void write_pointers(const Trainer& trainer) const;
-  void remove(const std::string& name);
+  void remove_planned(const Trainer& trainer);
 
   Init init_;
   std::optional<RunDirectory> run_;

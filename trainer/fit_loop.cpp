@@ -91,6 +91,9 @@ void FitLoop::run() {
     set_rng_state(
         std::exchange(restored_rng_, {}));  // last: the hooks above may have drawn numbers
   }
+  if (is_done() && epoch_started_ && progress_.batch_idx > 0) {
+    end_epoch();  // its rows were cut, as they came after the checkpoint
+  }
   while (!is_done() && !stop_is_requested()) {
     run_epoch();
   }

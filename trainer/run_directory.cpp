@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <sstream>
 #include <vector>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <trainer/checkpoint/checkpoint.h>
 #include <trainer/core/error.h>
@@ -14,6 +16,7 @@ namespace trainer {
 namespace {
 
 constexpr std::string_view kPrefix = "version_";
+constexpr const char* kRemovals = "removals";  // a list of names
 
 /// N of `version_N`, or -1.
 int64_t version_of(const fs::Path& path) {
@@ -143,6 +146,35 @@ std::optional<fs::Path> RunDirectory::best() const { return follow("best"); }
 
 void RunDirectory::point(const std::string& pointer, const std::string& checkpoint_name) const {
   fs::write_text_atomically(checkpoints() / pointer, checkpoint_name + "\n");
+}
+
+void RunDirectory::plan_removal(const std::vector<std::string>& names) const {
+  if (!names.empty()) {
+    fs::write_text_atomically(checkpoints() / kRemovals,
+                              fmt::format("{}\n", fmt::join(names, "\n")));
+  }
+}
+
+void RunDirectory::remove_planned(
+    const std::function<bool(const std::string& name)>& is_kept) const {
+  const fs::Path list = checkpoints() / kRemovals;
+  std::error_code error;
+  if (!std::filesystem::exists(list, error)) {
+    return;
+  }
+  std::istringstream names(fs::read_text(list));
+  for (std::string name; std::getline(names, name);) {
+    if (!name.ends_with(kCheckpointExtension) || name.find('/') != std::string::npos ||
+        is_kept(name)) {
+      continue;
+    }
+    std::filesystem::remove_all(checkpoints() / name, error);
+    if (error) {
+      log::warning(fmt::format("cannot remove the old checkpoint {}: {}",
+                               (checkpoints() / name).string(), error.message()));
+    }
+  }
+  std::filesystem::remove(list, error);
 }
 
 void RunDirectory::remove_leftovers() const {

@@ -5,6 +5,7 @@
 // `checkpoints/last` and `checkpoints/best` are text files that hold the name of a checkpoint
 // folder beside them.
 
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -37,6 +38,11 @@ class RunDirectory {
 
   /// Writes a pointer file. Throws IoError.
   void point(const std::string& pointer, const std::string& checkpoint_name) const;
+
+  /// Writes down, before a newer checkpoint is saved, which ones shall go when it is in place, and
+  /// removes them, except those that `is_kept`. A killed process leaves the list to the next one.
+  void plan_removal(const std::vector<std::string>& names) const;
+  void remove_planned(const std::function<bool(const std::string& name)>& is_kept) const;
 
   /// Removes what a killed process left half-written; for the holder of the folder's lock.
   void remove_leftovers() const;

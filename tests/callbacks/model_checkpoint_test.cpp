@@ -182,6 +182,18 @@ TEST_F(ModelCheckpointTest, PointsToWhatTheResumedRunHas) {
   EXPECT_EQ(pointer("last"), "epoch=3-step=8.ckpt\n");
 }
 
+TEST_F(ModelCheckpointTest, RemovesWhatAKilledRunDidNotGetTo) {
+  fit({}, {}, 1);
+  std::filesystem::copy("runs/version_0/checkpoints/epoch=0-step=2.ckpt", "kept.ckpt",
+                        std::filesystem::copy_options::recursive);
+  fit({}, {}, 2, -1, "last");
+  // As if it had been killed before the first one was removed.
+  std::filesystem::rename("kept.ckpt", "runs/version_0/checkpoints/epoch=0-step=2.ckpt");
+  write_file("runs/version_0/checkpoints/removals", "epoch=0-step=2.ckpt\nepoch=1-step=4.ckpt\n");
+  fit({}, {}, 2, -1, "last");
+  EXPECT_EQ(saved(), (Names{"epoch=1-step=4.ckpt"}));
+}
+
 TEST(FormatCheckpointName, FillsInValues) {
   const std::map<std::string, double> values = {{"epoch", 3}, {"step", 40}, {"val/loss", 0.256}};
   const auto format = [&](const std::string& text, bool insert = true) {
@@ -215,12 +227,12 @@ TEST_F(ModelCheckpointTest, NamesTheMetricsThereAreWhenItsOwnIsMissing) {
             "far: train_loss, train_loss_step, val_loss.");
 }
 
-/// From the second epoch on no file may grow, as on a full disk.
+/// From the second epoch on no file may grow beyond a page, as on a full disk.
 class FillDisk : public Callback {
  public:
   void on_train_epoch_start(Trainer& trainer, Module&) override {
     if (trainer.progress().current_epoch == 1) {
-      const rlimit limit{10, RLIM_INFINITY};
+      const rlimit limit{4096, RLIM_INFINITY};
       ::setrlimit(RLIMIT_FSIZE, &limit);
     }
   }

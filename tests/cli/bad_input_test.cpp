@@ -68,7 +68,7 @@ TEST_F(CliTest, ClassIsUnknown) {
 TEST_F(CliTest, PlugInIsUnknown) {
   expect_error(base("list", {"--plugins=[digit]"}), 2,
                "command line, plugins:1:2: no plug-in 'digit'. Did you mean 'digits'? There are: "
-               "digits, gpt. A path needs a '/', as ./libmine.so.");
+               "digits, gpt. One that lies elsewhere is given by --plugin PATH.");
 }
 
 TEST_F(CliTest, PlugInsAreNoList) {
@@ -106,7 +106,7 @@ TEST_F(CliTest, MistakesOfTheCommandLineAreToldWithThoseOfTheConfig) {
                    "folder.\n"
                    "command line: trainer.max_epoch: unknown key. Did you mean 'max_epochs'?\n"
                    "command line, plugins:1:10: no plug-in 'digit'. Did you mean 'digits'? There "
-                   "are: digits, gpt. A path needs a '/', as ./libmine.so.");
+                   "are: digits, gpt. One that lies elsewhere is given by --plugin PATH.");
 }
 
 TEST_F(CliTest, EveryConfigThatCannotBeReadIsTold) {

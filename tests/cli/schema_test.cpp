@@ -18,7 +18,7 @@ class SchemaTest : public CliTest {
 
   /// The places in these files at which the schema does not hold, a line each.
   std::string mistakes(const std::vector<std::string>& files) const {
-    std::vector<std::string> check = {python(), kSource + "/tests/cli/schema_check.py",
+    std::vector<std::string> check = {python(), (tests_dir() / "cli/schema_check.py").string(),
                                       "schema.json"};
     check.insert(check.end(), files.begin(), files.end());
     const auto result = run(check, dir_.path());
@@ -31,7 +31,8 @@ class SchemaTest : public CliTest {
 
 TEST_F(SchemaTest, HoldsForTheConfigsOfTheExamples) {
   std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(kSource + "/configs")) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator(tests_dir().parent_path() / "configs")) {
     files.push_back(entry.path().string());
   }
   ASSERT_GE(files.size(), 3U);

@@ -72,17 +72,22 @@ TEST(ConfigFuzz, YamlIsReadAndWrittenBackOrRefused) {
   EXPECT_GT(count.refused, 0);
 }
 
+RunConfig resolved(const std::string& text, const char* name) {
+  config::Diagnostics diagnostics;
+  return read_config(config::parse_yaml(text, name), diagnostics);
+}
+
 TEST(ConfigFuzz, RunIsResolvedOrRefused) {
   register_builtins();
-  ASSERT_NO_THROW(resolve_config(config::parse_yaml(kWhole, "x.yaml")));
+  ASSERT_NO_THROW(resolved(kWhole, "x.yaml"));
   const auto count = fuzz(
       500, [](auto& random) { return mutated(kWhole, kPieces, random); },
       [](const std::string& text) {
-        const auto run = resolve_config(config::parse_yaml(text, "x.yaml"));
+        const auto run = resolved(text, "x.yaml");
         run.trainer.validate();
         // What a run writes down of its configuration makes the same run.
         const std::string written = config::to_yaml(config::write(run));
-        const auto again = resolve_config(config::parse_yaml(written, "written"));
+        const auto again = resolved(written, "written");
         EXPECT_EQ(config::to_yaml(config::write(again)), written) << text;
       });
   EXPECT_GT(count.read, 0);

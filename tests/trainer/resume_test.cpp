@@ -121,6 +121,17 @@ TEST_P(Resume, EqualsNeverStoppedByteForByte) {
   EXPECT_EQ(expected.size(), 7U);  // weights, optimizer, state, two metrics files, two pointers
 }
 
+TEST(ResumeOfAFinishedRun, LeavesItsMetricsAsTheyWere) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  train({.name = "", .stop_at = 0}, /*max_steps, within an epoch:*/ 20, {}, 7);
+  const auto finished = outcome();
+  train({.name = "", .stop_at = 0}, 20, "last", 99);
+  for (const char* name : {"metrics.csv", "metrics.jsonl", "model.safetensors"}) {
+    EXPECT_EQ(outcome().at(name), finished.at(name)) << name;
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Interruptions, Resume,
     testing::Values(

@@ -84,14 +84,9 @@ std::vector<std::string> available_plugins() {
   return names;
 }
 
-std::string absolute_plugin(const std::string& name_or_path) {
-  return is_path(name_or_path) ? std::filesystem::absolute(name_or_path).lexically_normal().string()
-                               : name_or_path;
-}
-
 void load_plugin(const std::string& name_or_path) {
   if (is_path(name_or_path)) {
-    const std::string path = absolute_plugin(name_or_path);
+    const std::string path = std::filesystem::absolute(name_or_path).lexically_normal();
     if (!std::filesystem::exists(path)) {
       throw ConfigError(fmt::format(
           "there is no plug-in {}. Build it, or check the path; relative paths start at the "
@@ -103,10 +98,10 @@ void load_plugin(const std::string& name_or_path) {
   }
   const auto available = available_plugins();
   if (std::find(available.begin(), available.end(), name_or_path) == available.end()) {
-    throw ConfigError(
-        fmt::format("no plug-in '{}'.{} There are: {}. A path needs a '/', as ./libmine.so.",
-                    name_or_path, config::did_you_mean(name_or_path, available),
-                    available.empty() ? "none" : fmt::format("{}", fmt::join(available, ", "))));
+    throw ConfigError(fmt::format(
+        "no plug-in '{}'.{} There are: {}. One that lies elsewhere is given by --plugin PATH.",
+        name_or_path, config::did_you_mean(name_or_path, available),
+        available.empty() ? "none" : fmt::format("{}", fmt::join(available, ", "))));
   }
   load(plugin_folder() / fmt::format("lib{}.so", name_or_path), name_or_path);
 }

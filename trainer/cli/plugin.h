@@ -18,9 +18,6 @@ void load_plugin(const std::string& name_or_path);
 /// Loads every plug-in of the plug-in folder, with a warning for one that cannot be loaded.
 void load_available_plugins();
 
-/// The path of a plug-in made absolute; its name as it is.
-std::string absolute_plugin(const std::string& name_or_path);
-
 /// `lib/trainer/plugins` beside libtrainer, in the build tree and in an installation.
 fs::Path plugin_folder();
 

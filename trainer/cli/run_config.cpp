@@ -2,8 +2,6 @@
 
 #include <filesystem>
 #include <memory>
-#include <set>
-#include <utility>
 
 #include <fmt/format.h>
 
@@ -32,37 +30,38 @@ config::Node merge_files(const std::vector<std::string>& files, config::Diagnost
   return tree;
 }
 
-void load_listed_plugins(config::Node& tree, const std::vector<std::string>& paths,
-                         config::Diagnostics& diagnostics) {
-  std::vector<std::pair<std::string, config::Mark>> names;
-  if (const config::Node* given = tree.find("plugins")) {
-    const size_t before = diagnostics.size();
-    const auto listed = config::read<std::vector<std::string>>(*given, "plugins", diagnostics);
-    if (diagnostics.size() > before) {
-      return;
-    }
-    for (size_t i = 0; i < listed.size(); ++i) {
-      names.emplace_back(absolute_plugin(listed[i]), given->items()[i].mark);
-    }
-  }
-  for (const auto& path : paths) {
-    names.emplace_back(absolute_plugin(std::filesystem::absolute(path)),
-                       config::Mark{std::make_shared<const std::string>("--plugin " + path)});
-  }
-  std::set<std::string> seen;
-  config::Node plugins = config::Node::sequence();
-  for (const auto& [name, mark] : names) {
-    if (!seen.insert(name).second) {
-      continue;
-    }
-    plugins.push_back(config::write(name));
+/// Those that the configuration names lie in the plug-in folder: what is data may not load code
+/// from anywhere else.
+void load_plugins_of(const config::Node& tree, const std::vector<std::string>& paths,
+                     config::Diagnostics& diagnostics) {
+  const auto load = [&](const std::string& name_or_path, const config::Mark& mark) {
     try {
-      load_plugin(name);
+      load_plugin(name_or_path);
     } catch (const ConfigError& error) {
       diagnostics.add(mark, "", error.what());
     }
+  };
+  for (const auto& path : paths) {
+    load(std::filesystem::absolute(path),
+         {std::make_shared<const std::string>("--plugin " + path)});
   }
-  tree.set("plugins", std::move(plugins));
+  const config::Node* given = tree.find("plugins");
+  if (given == nullptr) {
+    return;
+  }
+  const size_t before = diagnostics.size();
+  const auto names = config::read<std::vector<std::string>>(*given, "plugins", diagnostics);
+  for (size_t i = 0; i < names.size() && diagnostics.size() == before; ++i) {
+    const config::Mark& mark = given->items()[i].mark;
+    if (names[i].find('/') != std::string::npos) {
+      diagnostics.add(mark, "plugins",
+                      fmt::format("'{0}' is a path. A configuration names plug-ins of the plug-in "
+                                  "folder only; give this one on the command line: --plugin {0}.",
+                                  names[i]));
+    } else {
+      load(names[i], mark);
+    }
+  }
 }
 
 /// The tree, its classes not looked up yet. What is no override or no plug-in is told to
@@ -77,7 +76,7 @@ config::Node load_config(const ConfigSources& sources, config::Diagnostics& diag
       diagnostics.add(error);
     }
   }
-  load_listed_plugins(tree, sources.plugins, diagnostics);
+  load_plugins_of(tree, sources.plugins, diagnostics);
   return tree;
 }
 
@@ -89,15 +88,19 @@ void load_plugins(const ConfigSources& sources) {
   diagnostics.throw_if_any();
 }
 
-RunConfig read_config(const ConfigSources& sources) {
-  config::Diagnostics diagnostics;
-  const config::Node tree = load_config(sources, diagnostics);
+RunConfig read_config(const config::Node& tree, config::Diagnostics& diagnostics) {
   const auto config = config::read<RunConfig>(tree, "", diagnostics);
   diagnostics.throw_if_any();
   // Once more, so that defaults that name a class ("auto") are complete too.
   auto complete = config::read<RunConfig>(config::write(config), "", diagnostics);
   diagnostics.throw_if_any();
   return complete;
+}
+
+RunConfig read_config(const ConfigSources& sources) {
+  config::Diagnostics diagnostics;
+  const config::Node tree = load_config(sources, diagnostics);
+  return read_config(tree, diagnostics);
 }
 
 }  // namespace trainer

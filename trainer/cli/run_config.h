@@ -26,7 +26,7 @@ struct RunConfig {
         field<&T::seed_everything>(
             "Seed of weights, data order and everything else that is random.", at_least(0)),
         field<&T::plugins>(
-            "Plug-ins to load, by name from the plug-in folder of this installation, or by path."),
+            "Plug-ins to load, by name from the plug-in folder of this installation."),
         field<&T::trainer>("The Trainer."),
         field<&T::model>("The module to train.", required()),
         field<&T::data>("The data to train on.", required()),
@@ -42,9 +42,11 @@ struct ConfigSources {
 };
 
 /// Lays the files over each other in order, then the overrides, loads the plug-ins, and reads the
-/// tree. `plugins` of what it returns has every plug-in, paths made absolute: written as YAML, it
-/// is all that it takes to run it again. Throws ConfigError with every mistake at once.
+/// tree. Throws ConfigError with every mistake at once.
 RunConfig read_config(const ConfigSources& sources);
+/// Reads a tree whose plug-ins are loaded, with every class's arguments complete. Throws
+/// ConfigError with the mistakes of `diagnostics` and of the tree.
+RunConfig read_config(const config::Node& tree, config::Diagnostics& diagnostics);
 
 /// Loads the plug-ins of a configuration, which may lack the rest. Throws ConfigError.
 void load_plugins(const ConfigSources& sources);
