@@ -193,7 +193,11 @@ void Diagnostics::add(const Mark& mark, const std::string& path, const std::stri
       {mark, fmt::format("{}: {}{}{}", mark.str(), path, path.empty() ? "" : ": ", what)});
 }
 
-void Diagnostics::add(const ConfigError& error) { lines_.push_back({{}, error.what()}); }
+void Diagnostics::add(const ConfigError& error) {
+  Line line;  // GCC 12 takes a temporary's mark for uninitialised
+  line.text = error.what();
+  lines_.push_back(std::move(line));
+}
 
 void Diagnostics::throw_if_any() const {
   if (lines_.empty()) {
