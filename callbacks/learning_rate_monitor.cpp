@@ -1,5 +1,6 @@
 #include <callbacks/learning_rate_monitor.h>
 
+#include <map>
 #include <typeinfo>
 #include <utility>
 
@@ -22,25 +23,32 @@ double momentum(const nlohmann::json& options) {
 
 }  // namespace
 
-std::vector<std::string> learning_rate_names(const torch::optim::Optimizer& optimizer) {
-  const std::string base = "lr-" + type_name(typeid(optimizer));
-  const size_t num_groups = optimizer.param_groups().size();
+std::vector<std::string> learning_rate_names(const Optimizers& optimizers) {
+  std::map<std::string, int> seen;
   std::vector<std::string> names;
-  for (size_t i = 1; i <= num_groups; ++i) {
-    names.push_back(num_groups == 1 ? base : fmt::format("{}/pg{}", base, i));
+  for (const auto* optimizer : optimizers) {
+    std::string base = "lr-" + type_name(typeid(*optimizer));
+    if (const int earlier = seen[base]++; earlier > 0) {
+      base += fmt::format("-{}", earlier);
+    }
+    const size_t num_groups = optimizer->param_groups().size();
+    for (size_t i = 1; i <= num_groups; ++i) {
+      names.push_back(num_groups == 1 ? base : fmt::format("{}/pg{}", base, i));
+    }
   }
   return names;
 }
 
 void LearningRateMonitor::on_train_start(Trainer& trainer, Module&) {
-  const auto& optimizer = trainer.optimizer();
-  if ((init_.log_momentum || init_.log_weight_decay) && !has_optimizer_state(optimizer)) {
-    throw UsageError(fmt::format(
-        "LearningRateMonitor: {} does not tell its momentum and weight decay. Derive it from "
-        "StatefulOptimizer, or set log_momentum and log_weight_decay to false.",
-        type_name(typeid(optimizer))));
+  for (const auto* optimizer : trainer.optimizers()) {
+    if ((init_.log_momentum || init_.log_weight_decay) && !has_optimizer_state(*optimizer)) {
+      throw UsageError(fmt::format(
+          "LearningRateMonitor: {} does not tell its momentum and weight decay. Derive it from "
+          "StatefulOptimizer, or set log_momentum and log_weight_decay to false.",
+          type_name(typeid(*optimizer))));
+    }
   }
-  names_ = learning_rate_names(optimizer);
+  names_ = learning_rate_names(trainer.optimizers());
 }
 
 void LearningRateMonitor::on_train_epoch_start(Trainer& trainer, Module&) {
@@ -51,32 +59,43 @@ void LearningRateMonitor::on_train_epoch_start(Trainer& trainer, Module&) {
 
 void LearningRateMonitor::on_train_batch_start(Trainer& trainer, Module&, const Batch&, int64_t) {
   const int64_t interval = trainer.config().log_every_n_steps;
-  const bool is_logged = interval > 0 && (trainer.progress().global_step + 1) % interval == 0;
+  const bool is_logged = interval > 0 && (trainer.progress().stepped_batches + 1) % interval == 0;
   if (is_logged && !logs_epochs()) {
     log(trainer, {.on_step = true, .on_epoch = false});
   }
 }
 
 void LearningRateMonitor::log(Trainer& trainer, const LogOptions& options) {
-  const auto& optimizer = trainer.optimizer();
-  const auto& groups = optimizer.param_groups();
-  if (names_.size() != groups.size()) {
-    names_ = learning_rate_names(optimizer);  // the module added a group
+  const auto optimizers = trainer.optimizers();
+  size_t num_groups = 0;
+  for (const auto* optimizer : optimizers) {
+    num_groups += optimizer->param_groups().size();
   }
-  for (size_t i = 0; i < groups.size(); ++i) {
-    trainer.log(names_[i], groups[i].options().get_lr(), options);
+  if (names_.size() != num_groups) {
+    names_ = learning_rate_names(optimizers);  // the module added a group
   }
-  if (!init_.log_momentum && !init_.log_weight_decay) {
-    return;
-  }
-  const auto group_options = optimizer_state(optimizer).groups;
-  for (size_t i = 0; i < groups.size(); ++i) {
-    if (init_.log_momentum) {
-      trainer.log(names_[i] + "-momentum", momentum(group_options[i]), options);
+  auto name = names_.begin();
+  for (const auto* optimizer : optimizers) {
+    for (const auto& group : optimizer->param_groups()) {
+      trainer.log(*name++, group.options().get_lr(), options);
     }
-    if (init_.log_weight_decay) {
-      trainer.log(names_[i] + "-weight_decay", group_options[i].value("weight_decay", 0.0),
-                  options);
+  }
+  if (init_.log_momentum || init_.log_weight_decay) {
+    log_options(trainer, options);
+  }
+}
+
+void LearningRateMonitor::log_options(Trainer& trainer, const LogOptions& options) const {
+  auto name = names_.begin();
+  for (const auto* optimizer : trainer.optimizers()) {
+    for (const auto& group : optimizer_state(*optimizer).groups) {
+      if (init_.log_momentum) {
+        trainer.log(*name + "-momentum", momentum(group), options);
+      }
+      if (init_.log_weight_decay) {
+        trainer.log(*name + "-weight_decay", group.value("weight_decay", 0.0), options);
+      }
+      ++name;
     }
   }
 }

@@ -53,12 +53,15 @@ class LearningRateMonitor : public Callback {
  private:
   bool logs_epochs() const { return init_.logging_interval == "epoch"; }
   void log(Trainer& trainer, const LogOptions& options);
+  void log_options(Trainer& trainer, const LogOptions& options) const;
 
   Init init_;
   std::vector<std::string> names_;  // of the groups
 };
 
-/// The names under which the learning rates of an optimizer's groups are logged.
-std::vector<std::string> learning_rate_names(const torch::optim::Optimizer& optimizer);
+/// The names under which the learning rates of the optimizers' groups are logged: lr-<class>, with
+/// -1 for the second of a class, and /pg1 where an optimizer has several groups.
+using Optimizers = std::vector<torch::optim::Optimizer*>;
+std::vector<std::string> learning_rate_names(const Optimizers& optimizers);
 
 }  // namespace trainer

@@ -24,7 +24,7 @@ ALLOWED = (
     (r"trainer/(data|optim)/", (r"trainer/core/", r"trainer/(data|optim)/", r"trainer/progress\.h")),
     (r"trainer/checkpoint/", (r"trainer/core/", r"trainer/(checkpoint|optim)/")),
     (r"trainer/(strategy|accelerator|logger|progress|precision)\.", (r"trainer/core/", r"trainer/\1\.", r"trainer/progress\.h")),
-    (r"trainer/(module|metrics)\.", (r"trainer/(core|optim)/", r"trainer/(module|metrics|logger|strategy|progress)\.h")),
+    (r"trainer/(module|metrics|manual_optimization)\.", (r"trainer/(core|optim)/", r"trainer/(module|metrics|manual_optimization|logger|strategy|progress)\.h")),
     (r"trainer/", (r"trainer/(?!cli/)",)),
     (r"strategies/", (r"trainer/core/", r"trainer/(strategy|accelerator)\.h", r"trainer/optim/", r"strategies/")),
     (r"loggers/", (r"trainer/core/", r"trainer/logger\.h", r"loggers/")),

@@ -1,5 +1,9 @@
 #include <trainer/eval_loop.h>
 
+#include <algorithm>
+#include <limits>
+#include <string>
+
 #include <c10/core/InferenceMode.h>
 
 #include <trainer/core/seed.h>
@@ -7,21 +11,21 @@
 namespace trainer {
 namespace {
 
-/// Puts every submodule in eval mode and back into the mode it was in, one by one.
-class EvalMode {
+/// Remembers the mode of every submodule and brings each back, one by one.
+class ModeScope {
  public:
-  explicit EvalMode(torch::nn::Module& module) {
-    remember(module);
-    module.eval();
-  }
-  EvalMode(const EvalMode&) = delete;
-  EvalMode& operator=(const EvalMode&) = delete;
-  ~EvalMode() {
+  explicit ModeScope(torch::nn::Module& module) { remember(module); }
+  ModeScope(const ModeScope&) = delete;
+  ModeScope& operator=(const ModeScope&) = delete;
+  ~ModeScope() { restore(); }
+
+  void restore() {
     for (const auto& [module, training] : modes_) {
       // train(mode) would set the children too; they follow in this list and get their own mode
       // back.
       module->train(training);
     }
+    modes_.clear();
   }
 
  private:
@@ -34,10 +38,27 @@ class EvalMode {
   std::vector<std::pair<torch::nn::Module*, bool>> modes_;  // parents before children
 };
 
+/// Gradients off; within fit always by no_grad, since tensors made in inference mode cannot take
+/// part in training.
+class GradientsOff {
+ public:
+  explicit GradientsOff(bool inference_mode) : inference_mode_(inference_mode) {}
+
+ private:
+  const c10::InferenceMode inference_mode_;
+  const torch::NoGradGuard no_grad_;
+};
+
+std::string suffix(size_t dataloader_idx, size_t num_loaders) {
+  return num_loaders > 1 ? "/dataloader_idx_" + std::to_string(dataloader_idx) : "";
+}
+
 /// The hooks of one kind of evaluation, so that the pass below is written once.
 struct Hooks {
   const char* step_name;
   void (Module::*step)(const Batch&, int64_t);
+  void (Module::*model_eval)();
+  void (Module::*model_train)();
   void (Module::*start)();
   void (Module::*epoch_start)();
   void (Module::*batch_start)(const Batch&, int64_t);
@@ -49,6 +70,8 @@ struct Hooks {
 constexpr Hooks kValidationHooks = {
     "validation_step",
     &Module::validation_step,
+    &Module::on_validation_model_eval,
+    &Module::on_validation_model_train,
     &Module::on_validation_start,
     &Module::on_validation_epoch_start,
     &Module::on_validation_batch_start,
@@ -60,6 +83,8 @@ constexpr Hooks kValidationHooks = {
 constexpr Hooks kTestHooks = {
     "test_step",
     &Module::test_step,
+    &Module::on_test_model_eval,
+    &Module::on_test_model_train,
     &Module::on_test_start,
     &Module::on_test_epoch_start,
     &Module::on_test_batch_start,
@@ -82,34 +107,61 @@ using C = Callback;
 
 }  // namespace
 
-void EvalLoop::evaluate(EvalKind kind, DataLoader& loader, int64_t num_batches,
+std::vector<EvalData> limited(std::vector<DataLoader> loaders, const BatchLimit& limit,
+                              const char* name) {
+  std::vector<EvalData> data;
+  for (auto& loader : loaders) {
+    const int64_t batches = limited_batches(limit, loader.size(), name);
+    data.push_back({std::move(loader), batches});
+  }
+  return data;
+}
+
+int64_t num_batches(const std::vector<EvalData>& data) {
+  int64_t sum = 0;
+  for (const auto& one : data) {
+    sum += one.num_batches;
+  }
+  return sum;
+}
+
+void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
                         MetricCollector& metrics, Metrics* result) {
   const Hooks& hooks = kind == EvalKind::kValidation ? kValidationHooks : kTestHooks;
   Module& module = run_.module;
   CallbackList& callbacks = run_.callbacks;
   const RngIsolation rng;
   const ModuleAttachment attachment(module, metrics, run_.progress);
-  const torch::NoGradGuard no_grad;
-  const EvalMode eval_mode(module);
+  const GradientsOff gradients_off(run_.stage != Stage::kFit && run_.config.inference_mode);
+  ModeScope modes(module);
 
+  (module.*hooks.model_eval)();
   metrics.enter(MetricCollector::Scope::kEpoch, "an epoch hook");
   call<&C::on_validation_start, &C::on_test_start>(kind, callbacks);
   (module.*hooks.start)();
   call<&C::on_validation_epoch_start, &C::on_test_epoch_start>(kind, callbacks);
   (module.*hooks.epoch_start)();
-  loader.start(/*epoch=*/0, /*first_batch=*/0, num_batches);
-  for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
-    const Batch batch = run_.transfer(std::move(*next));
-    metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, batch.size());
-    call<&C::on_validation_batch_start, &C::on_test_batch_start>(kind, callbacks, batch, batch_idx);
-    (module.*hooks.batch_start)(batch, batch_idx);
-    {
-      const auto autocast = run_.precision.autocast(run_.strategy.device());
-      (module.*hooks.step)(batch, batch_idx);
+  for (size_t i = 0; i < data.size(); ++i) {
+    run_.progress.dataloader_idx = static_cast<int64_t>(i);
+    metrics.set_suffix(suffix(i, data.size()));
+    DataLoader& loader = data[i].loader;
+    loader.start(/*epoch=*/0, /*first_batch=*/0, std::min(data[i].num_batches, max_batches));
+    for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
+      const Batch batch = run_.transfer(std::move(*next));
+      metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, batch.size());
+      call<&C::on_validation_batch_start, &C::on_test_batch_start>(kind, callbacks, batch,
+                                                                   batch_idx);
+      (module.*hooks.batch_start)(batch, batch_idx);
+      {
+        const auto autocast = run_.precision.autocast(run_.strategy.device());
+        (module.*hooks.step)(batch, batch_idx);
+      }
+      call<&C::on_validation_batch_end, &C::on_test_batch_end>(kind, callbacks, batch, batch_idx);
+      (module.*hooks.batch_end)(batch, batch_idx);
     }
-    call<&C::on_validation_batch_end, &C::on_test_batch_end>(kind, callbacks, batch, batch_idx);
-    (module.*hooks.batch_end)(batch, batch_idx);
   }
+  run_.progress.dataloader_idx = 0;
+  metrics.set_suffix("");
   metrics.enter(MetricCollector::Scope::kEpoch, "an epoch hook");
   call<&C::on_validation_epoch_end, &C::on_test_epoch_end>(kind, callbacks);
   (module.*hooks.epoch_end)();
@@ -123,12 +175,14 @@ void EvalLoop::evaluate(EvalKind kind, DataLoader& loader, int64_t num_batches,
     callbacks.call<&C::on_test_end>();
   }
   (module.*hooks.end)();
+  modes.restore();
+  (module.*hooks.model_train)();
 }
 
-Metrics EvalLoop::run(EvalKind kind, DataLoader& loader, int64_t num_batches) {
+Metrics EvalLoop::run(EvalKind kind, std::vector<EvalData>& data) {
   MetricCollector metrics;
   Metrics result;
-  evaluate(kind, loader, num_batches, metrics, &result);
+  evaluate(kind, data, std::numeric_limits<int64_t>::max(), metrics, &result);
   // After the isolation above has ended, so that a checkpoint saved here holds the random state of
   // training.
   if (kind == EvalKind::kValidation) {
@@ -138,39 +192,44 @@ Metrics EvalLoop::run(EvalKind kind, DataLoader& loader, int64_t num_batches) {
   return result;
 }
 
-void EvalLoop::run_sanity_check(DataLoader& loader, int64_t num_batches) {
+void EvalLoop::run_sanity_check(std::vector<EvalData>& data, int64_t num_batches) {
   MetricCollector metrics;
-  evaluate(EvalKind::kValidation, loader, num_batches, metrics, nullptr);
+  evaluate(EvalKind::kValidation, data, num_batches, metrics, nullptr);
 }
 
-std::vector<torch::Tensor> EvalLoop::predict(DataLoader& loader, int64_t num_batches) {
+std::vector<torch::Tensor> EvalLoop::predict(std::vector<EvalData>& data) {
   Module& module = run_.module;
   CallbackList& callbacks = run_.callbacks;
   MetricCollector metrics;  // log() has no meaning here and says so
   metrics.enter(MetricCollector::Scope::kForbidden, "predict");
   const ModuleAttachment attachment(module, metrics, run_.progress);
-  const c10::InferenceMode inference_mode;
-  const EvalMode eval_mode(module);
+  const GradientsOff gradients_off(run_.config.inference_mode);
+  const ModeScope modes(module);
   std::vector<torch::Tensor> predictions;
 
+  module.on_predict_model_eval();
   callbacks.call<&C::on_predict_start>();
   module.on_predict_start();
   callbacks.call<&C::on_predict_epoch_start>();
   module.on_predict_epoch_start();
-  loader.start(/*epoch=*/0, /*first_batch=*/0, num_batches);
-  for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
-    const Batch batch = run_.transfer(std::move(*next));
-    callbacks.call<&C::on_predict_batch_start>(batch, batch_idx);
-    module.on_predict_batch_start(batch, batch_idx);
-    torch::Tensor prediction;
-    {
-      const auto autocast = run_.precision.autocast(run_.strategy.device());
-      prediction = module.predict_step(batch, batch_idx);
+  for (size_t i = 0; i < data.size(); ++i) {
+    run_.progress.dataloader_idx = static_cast<int64_t>(i);
+    data[i].loader.start(/*epoch=*/0, /*first_batch=*/0, data[i].num_batches);
+    for (int64_t batch_idx = 0; auto next = data[i].loader.next(); ++batch_idx) {
+      const Batch batch = run_.transfer(std::move(*next));
+      callbacks.call<&C::on_predict_batch_start>(batch, batch_idx);
+      module.on_predict_batch_start(batch, batch_idx);
+      torch::Tensor prediction;
+      {
+        const auto autocast = run_.precision.autocast(run_.strategy.device());
+        prediction = module.predict_step(batch, batch_idx);
+      }
+      callbacks.call<&C::on_predict_batch_end>(prediction, batch, batch_idx);
+      module.on_predict_batch_end(prediction, batch, batch_idx);
+      predictions.push_back(prediction.to(torch::kCPU));
     }
-    callbacks.call<&C::on_predict_batch_end>(prediction, batch, batch_idx);
-    module.on_predict_batch_end(prediction, batch, batch_idx);
-    predictions.push_back(prediction.to(torch::kCPU));
   }
+  run_.progress.dataloader_idx = 0;
   callbacks.call<&C::on_predict_epoch_end>();
   module.on_predict_epoch_end();
   callbacks.call<&C::on_predict_end>();

@@ -12,25 +12,37 @@ namespace trainer {
 /// Which of the hooks a pass calls.
 enum class EvalKind { kValidation, kTest };
 
+/// A loader and how many of its batches a pass takes.
+struct EvalData {
+  DataLoader loader;
+  int64_t num_batches = 0;
+};
+
+/// The loaders with the batches that `limit` leaves of each. Throws ConfigError as
+/// limited_batches().
+std::vector<EvalData> limited(std::vector<DataLoader> loaders, const BatchLimit& limit,
+                              const char* name);
+int64_t num_batches(const std::vector<EvalData>& data);
+
 class EvalLoop {
  public:
   explicit EvalLoop(Run& run) : run_(run) {}
 
-  /// Runs `num_batches` batches and returns the epoch's metrics, having given them to loggers and
+  /// Runs over all data and returns the epoch's metrics, having given them to loggers and
   /// callback_metrics. Leaves the module's modes, and the random numbers that training will draw,
   /// as they were. Collective: yes.
-  Metrics run(EvalKind kind, DataLoader& loader, int64_t num_batches);
+  Metrics run(EvalKind kind, std::vector<EvalData>& data);
 
-  /// The same without a trace: metrics are discarded, nothing is logged, monitoring callbacks are
-  /// not asked.
-  void run_sanity_check(DataLoader& loader, int64_t num_batches);
+  /// `num_batches` of each loader at most, without a trace: metrics are discarded, nothing is
+  /// logged, monitoring callbacks are not asked.
+  void run_sanity_check(std::vector<EvalData>& data, int64_t num_batches);
 
   /// The predictions of every batch, on the processor.
-  std::vector<torch::Tensor> predict(DataLoader& loader, int64_t num_batches);
+  std::vector<torch::Tensor> predict(std::vector<EvalData>& data);
 
  private:
-  void evaluate(EvalKind kind, DataLoader& loader, int64_t num_batches, MetricCollector& metrics,
-                Metrics* result);
+  void evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
+                MetricCollector& metrics, Metrics* result);
 
   Run& run_;
 };

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -11,7 +12,6 @@
 #include <trainer/core/hash.h>
 #include <trainer/core/json.h>
 #include <trainer/core/seed.h>
-#include <trainer/optim/optimizer_state.h>
 #include <trainer/signals.h>
 
 namespace trainer {
@@ -45,44 +45,25 @@ FitLoop::FitLoop(Run& run, const bool& should_stop)
       callbacks_(run.callbacks),
       progress_(run.progress),
       should_stop_(should_stop),
-      eval_loop_(run) {
+      eval_loop_(run),
+      limits_(run.config) {
   (run.config.gradient_clip_algorithm == "norm" ? clip_norm_ : clip_value_) =
       run.config.gradient_clip_val;
 }
 
-void FitLoop::setup() {
-  OptimizerConfig config = module_.configure_optimizers();
-  if (config.optimizer == nullptr) {
-    throw UsageError(
-        fmt::format("{}::configure_optimizers() returned no optimizer.", class_name(module_)));
-  }
-  optimizer_ = std::move(config.optimizer);
-  lr_scheduler_ = std::move(config.lr_scheduler);
-  if (run_.config.enable_checkpointing && !has_optimizer_state(*optimizer_)) {
-    optimizer_state(
-        *optimizer_);  // throws with what to do: better now than at the first checkpoint
-  }
-}
+void FitLoop::setup() { optimization_ = std::make_unique<Optimization>(run_); }
 
 void FitLoop::run() {
   const ModuleAttachment attachment(module_, metrics_, progress_);
+  const OptimizationAttachment optimizers(module_, *optimization_);
   run_sanity_check();
-  train_loader_ = run_.data.train_dataloader();
-  if (!train_loader_) {
-    throw DataError("fit: the data module has no train_dataloader(). Override it.");
-  }
-  num_batches_ =
-      limited_batches(run_.config.limit_train_batches, train_loader_.size(), "limit_train_batches");
-  if (num_batches_ == 0) {
-    throw DataError(
-        fmt::format("fit: there is no training batch ({} samples, batch_size {}, drop_last {}). "
-                    "Give more data or a smaller batch "
-                    "size.",
-                    train_loader_.dataset().size(), train_loader_.options().batch_size,
-                    train_loader_.options().drop_last));
-  }
+  open_training_data();
   check_restored_data();
-  (void)batches_between_validations();  // throws for an interval that no epoch reaches
+  validation_.emplace(run_.config, num_batches_);
+  if (!restored_validation_.is_null()) {
+    validation_->load_state_dict(std::exchange(restored_validation_, {}));
+  }
+  began_ = std::chrono::steady_clock::now();
   module_.train();
   metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_start");
   callbacks_.call<&C::on_train_start>();
@@ -102,6 +83,23 @@ void FitLoop::run() {
   module_.on_train_end();
 }
 
+void FitLoop::open_training_data() {
+  train_loader_ = run_.data.train_dataloader();
+  if (!train_loader_) {
+    throw DataError("fit: the data module has no train_dataloader(). Override it.");
+  }
+  num_batches_ =
+      limited_batches(run_.config.limit_train_batches, train_loader_.size(), "limit_train_batches");
+  if (num_batches_ == 0) {
+    throw DataError(
+        fmt::format("fit: there is no training batch ({} samples, batch_size {}, drop_last {}). "
+                    "Give more data or a smaller batch "
+                    "size.",
+                    train_loader_.dataset().size(), train_loader_.options().batch_size,
+                    train_loader_.options().drop_last));
+  }
+}
+
 void FitLoop::run_sanity_check() {
   const int64_t wanted = run_.config.num_sanity_val_steps;
   sanity_checking_ = wanted != 0 && progress_.global_step == 0;
@@ -110,9 +108,9 @@ void FitLoop::run_sanity_check() {
   }
   open_validation_data();
   if (sanity_checking_) {
-    if (const int64_t num_batches =
-            wanted < 0 ? num_val_batches_ : std::min(wanted, num_val_batches_)) {
-      eval_loop_.run_sanity_check(val_loader_, num_batches);
+    if (num_val_batches_ > 0) {
+      eval_loop_.run_sanity_check(val_data_,
+                                  wanted < 0 ? std::numeric_limits<int64_t>::max() : wanted);
     }
     callbacks_.call<&C::on_sanity_check_end>();
     sanity_checking_ = false;
@@ -120,15 +118,23 @@ void FitLoop::run_sanity_check() {
 }
 
 void FitLoop::open_validation_data() {
-  val_loader_ = run_.data.val_dataloader();
-  if (val_loader_) {
-    num_val_batches_ =
-        limited_batches(run_.config.limit_val_batches, val_loader_.size(), "limit_val_batches");
+  val_data_ =
+      limited(run_.data.val_dataloaders(), run_.config.limit_val_batches, "limit_val_batches");
+  num_val_batches_ = num_batches(val_data_);
+}
+
+void FitLoop::reload_data_if_due() {
+  const int64_t every = run_.config.reload_dataloaders_every_n_epochs;
+  if (every > 0 && progress_.current_epoch > 0 && progress_.current_epoch % every == 0) {
+    open_training_data();
+    open_validation_data();
+    validation_.emplace(run_.config, num_batches_);
   }
 }
 
 void FitLoop::run_epoch() {
   if (!epoch_started_) {
+    reload_data_if_due();
     metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_epoch_start");
     callbacks_.call<&C::on_train_epoch_start>();
     module_.on_train_epoch_start();
@@ -138,7 +144,7 @@ void FitLoop::run_epoch() {
   train_loader_.start(progress_.current_epoch, progress_.batch_idx, left);
   for (;;) {
     if (at_step_edge()) {
-      if (validation_is_due()) {
+      if (num_val_batches_ > 0 && validation_->is_due(progress_, training_s())) {
         validate();
       }
       if (progress_.batch_idx >= num_batches_ || is_done() || stop_is_requested()) {
@@ -149,7 +155,11 @@ void FitLoop::run_epoch() {
     const Window window = take_window();
     Batch batch = std::move(window_.front());
     window_.pop_front();
-    train_batch(std::move(batch), window, progress_.batch_idx);
+    if (!train_batch(std::move(batch), window, progress_.batch_idx)) {
+      window_.clear();
+      progress_.batch_idx = num_batches_;
+      break;
+    }
   }
   train_loader_.stop();
   if (progress_.batch_idx < num_batches_) {
@@ -161,14 +171,40 @@ void FitLoop::run_epoch() {
   end_epoch();
 }
 
-/// The whole training step. Forward and backward pass are the closure that the optimizer evaluates,
-/// so that optimizers which evaluate more than once, and overridden optimizer_step()s, work.
-void FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_idx) {
+bool FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_idx) {
   in_step_ = true;
   const Batch batch = run_.transfer(std::move(cpu_batch));
   metrics_.enter(MetricCollector::Scope::kTrainBatch, "training_step", batch.size());
   callbacks_.call<&C::on_train_batch_start>(batch, batch_idx);
-  module_.on_train_batch_start(batch, batch_idx);
+  if (!module_.on_train_batch_start(batch, batch_idx)) {
+    in_step_ = false;
+    return false;
+  }
+  const auto loss = module_.automatic_optimization() ? optimize(batch, window, batch_idx)
+                                                     : optimize_by_hand(batch, batch_idx);
+  ++progress_.batch_idx;
+  ++progress_.batches;
+  progress_.samples += batch.size();
+  progress_.stepped_batches += window.is_last ? 1 : 0;
+  if (progress_.batch_idx == num_batches_ && module_.automatic_optimization()) {
+    optimization_->step_lr_schedulers(Interval::kEpoch, progress_.current_epoch + 1);
+  }
+  in_step_ = false;
+
+  callbacks_.call_acting<&C::on_train_batch_end>(loss, batch, batch_idx);
+  module_.on_train_batch_end(loss, batch, batch_idx);
+  if (window.is_last) {
+    log_step_metrics();
+  }
+  callbacks_.call_monitoring<&C::on_train_batch_end>(loss, batch, batch_idx);
+  return true;
+}
+
+/// The training step itself. Forward and backward pass are the closure that the optimizer
+/// evaluates, so that optimizers which evaluate more than once, and overridden optimizer_step()s,
+/// work.
+torch::Tensor FitLoop::optimize(const Batch& batch, const Window& window, int64_t batch_idx) {
+  auto& optimizer = optimization_->optimizer(0);
   strategy_.require_gradient_sync(window.is_last);
 
   auto evaluate = [&] {
@@ -179,47 +215,36 @@ void FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_i
     }
     check_loss(loss, batch, batch_idx);
     if (window.is_first) {
-      callbacks_.call<&C::on_before_zero_grad>(*optimizer_);
-      module_.on_before_zero_grad(*optimizer_);
-      strategy_.zero_gradients(*optimizer_);
+      callbacks_.call<&C::on_before_zero_grad>(optimizer);
+      module_.on_before_zero_grad(optimizer);
+      module_.optimizer_zero_grad(optimizer, strategy_);
     }
-    const torch::Tensor weighted = window.weight == 1.0 ? loss : loss * window.weight;
-    callbacks_.call<&C::on_before_backward>(weighted);
-    module_.on_before_backward(weighted);
-    module_.backward(weighted);
-    callbacks_.call<&C::on_after_backward>();
-    module_.on_after_backward();
+    optimization_->backward(window.weight == 1.0 ? loss : loss * window.weight);
     return loss.variable_data();  // detached, without a trip through the dispatcher
   };
   auto evaluate_for_step = [&] {
     auto loss = evaluate();
     strategy_.finish_gradient_sync();
-    callbacks_.call<&C::on_before_optimizer_step>(*optimizer_);
-    module_.on_before_optimizer_step(*optimizer_);
-    module_.configure_gradient_clipping(*optimizer_, strategy_, clip_norm_, clip_value_);
+    callbacks_.call<&C::on_before_optimizer_step>(optimizer);
+    module_.on_before_optimizer_step(optimizer);
+    module_.configure_gradient_clipping(optimizer, strategy_, clip_norm_, clip_value_);
     return loss;
   };
 
-  torch::Tensor loss;
-  if (window.is_last) {
-    loss = module_.optimizer_step(*optimizer_, strategy_, std::ref(evaluate_for_step));
-    ++progress_.global_step;
-    step_lr_scheduler(Interval::kStep, progress_.global_step);
-  } else {
-    loss = evaluate();
+  if (!window.is_last) {
+    return evaluate();
   }
-  ++progress_.batch_idx;
-  if (progress_.batch_idx == num_batches_) {
-    step_lr_scheduler(Interval::kEpoch, progress_.current_epoch + 1);
-  }
-  in_step_ = false;
+  auto loss = module_.optimizer_step(optimizer, strategy_, std::ref(evaluate_for_step));
+  ++progress_.global_step;
+  optimization_->step_lr_schedulers(Interval::kStep, progress_.global_step);
+  return loss;
+}
 
-  callbacks_.call_acting<&C::on_train_batch_end>(loss, batch, batch_idx);
-  module_.on_train_batch_end(loss, batch, batch_idx);
-  if (window.is_last) {
-    log_step_metrics();
-  }
-  callbacks_.call_monitoring<&C::on_train_batch_end>(loss, batch, batch_idx);
+torch::Tensor FitLoop::optimize_by_hand(const Batch& batch, int64_t batch_idx) {
+  strategy_.require_gradient_sync(true);
+  const auto autocast = run_.precision.autocast(strategy_.device());
+  const auto loss = module_.training_step(batch, batch_idx);
+  return loss.defined() ? loss.variable_data() : loss;
 }
 
 void FitLoop::end_epoch() {
@@ -236,16 +261,17 @@ void FitLoop::end_epoch() {
   if (is_whole) {
     ++progress_.current_epoch;
     progress_.batch_idx = 0;
-    validated_at_ = -1;
+    validation_->begin_epoch();
     epoch_started_ = false;
   }
 }
 
 void FitLoop::validate() {
   // First, so that a checkpoint saved at its end does not ask for it again.
-  validated_at_ = progress_.batch_idx;
+  validation_->ran(progress_, training_s());
   publish_step_values();  // what validation logs is newer
-  eval_loop_.run(EvalKind::kValidation, val_loader_, num_val_batches_);
+  module_.on_validation_model_zero_grad();
+  eval_loop_.run(EvalKind::kValidation, val_data_);
 }
 
 void FitLoop::publish_step_values() {
@@ -262,10 +288,11 @@ nlohmann::json FitLoop::data_shape() const {
   if (!train_loader_) {
     return nullptr;  // before the first epoch
   }
-  return {{"samples", train_loader_.dataset().size()},
-          {"batch_size", train_loader_.options().batch_size},
-          {"shuffle", train_loader_.options().shuffle},
-          {"accumulate_grad_batches", run_.config.accumulate_grad_batches}};
+  return {
+      {"samples", train_loader_.dataset().size()},
+      {"batch_size", train_loader_.options().batch_size},
+      {"shuffle", train_loader_.options().shuffle},
+      {"accumulate_grad_batches", run_.config.accumulate_grad_batches.at(progress_.current_epoch)}};
 }
 
 void FitLoop::check_restored_data() {
@@ -284,7 +311,8 @@ void FitLoop::check_restored_data() {
 
 void FitLoop::fill_window() {
   const int64_t left = num_batches_ - progress_.batch_idx;
-  const int64_t wanted = std::min(run_.config.accumulate_grad_batches, left);
+  const int64_t wanted =
+      std::min(run_.config.accumulate_grad_batches.at(progress_.current_epoch), left);
   window_weight_ = 0;
   for (int64_t i = 0; i < wanted; ++i) {
     auto batch = train_loader_.next();
@@ -352,60 +380,42 @@ void FitLoop::check_finite(const torch::Tensor& loss, const Batch& batch, int64_
       progress_.global_step, inputs.empty() ? " The batch itself is finite." : inputs));
 }
 
-void FitLoop::step_lr_scheduler(Interval interval, int64_t intervals_done) {
-  if (lr_scheduler_.scheduler != nullptr && lr_scheduler_.interval == interval &&
-      intervals_done % lr_scheduler_.frequency == 0) {
-    lr_scheduler_.scheduler->step();
-  }
-}
-
 void FitLoop::log_step_metrics() {
   const int64_t interval = run_.config.log_every_n_steps;
-  if (interval > 0 && progress_.global_step % interval == 0) {
+  if (interval > 0 && progress_.stepped_batches % interval == 0) {
     run_.log_metrics(metrics_.step_metrics());
   }
 }
 
 bool FitLoop::validates_in_this_epoch() const {
-  return num_val_batches_ > 0 &&
-         (progress_.current_epoch + 1) % run_.config.check_val_every_n_epoch == 0;
+  return num_val_batches_ > 0 && validation_ && validation_->runs_in_epoch(progress_.current_epoch);
 }
 
-bool FitLoop::validation_is_due() const {
-  if (!validates_in_this_epoch() || progress_.batch_idx == 0 ||
-      validated_at_ == progress_.batch_idx) {
-    return false;
+/// Reads the clock only where a setting asks for it.
+double FitLoop::training_s() const {
+  if (!limits_.has_time() && !(validation_ && validation_->has_time())) {
+    return 0;
   }
-  // Due once a multiple of it was passed since validation ran last.
-  const int64_t every = batches_between_validations();
-  return progress_.batch_idx / every > std::max<int64_t>(validated_at_, 0) / every;
+  const std::chrono::duration<double> now = std::chrono::steady_clock::now() - began_;
+  return trained_before_s_ + now.count();
 }
 
-int64_t FitLoop::batches_between_validations() const {
-  const auto& interval = run_.config.val_check_interval;
-  const auto* count = std::get_if<int64_t>(&interval);
-  if (count == nullptr) {
-    const double batches = static_cast<double>(num_batches_) * std::get<double>(interval);
-    return std::max<int64_t>(1, static_cast<int64_t>(batches));
+bool FitLoop::is_done() const { return limits_.is_reached(progress_, training_s()); }
+
+bool FitLoop::stop_is_requested() const {
+  return SignalScope::received() != 0 || (should_stop_ && limits_.may_stop(progress_));
+}
+
+nlohmann::json FitLoop::validation_state() const {
+  if (!validation_) {
+    return nullptr;  // before the first epoch
   }
-  if (*count > num_batches_ && num_val_batches_ > 0) {
-    throw ConfigError(fmt::format(
-        "trainer.val_check_interval: {} batches, but an epoch has {}: validation would never run. "
-        "Give at most {}, or a fraction of an epoch as a float (1.0), or check_val_every_n_epoch.",
-        *count, num_batches_, num_batches_));
+  auto schedule = *validation_;
+  if (epoch_done_) {
+    schedule.begin_epoch();
   }
-  return *count;
+  return schedule.state_dict();
 }
-
-bool FitLoop::is_done() const {
-  const auto& config = run_.config;
-  const int64_t default_epochs = config.max_steps >= 0 ? -1 : 1000;
-  const int64_t max_epochs = config.max_epochs.value_or(default_epochs);
-  return (config.max_steps >= 0 && progress_.global_step >= config.max_steps) ||
-         (max_epochs >= 0 && progress_.current_epoch >= max_epochs);
-}
-
-bool FitLoop::stop_is_requested() const { return should_stop_ || SignalScope::received() != 0; }
 
 nlohmann::json FitLoop::state_dict() {
   nlohmann::json state = {
@@ -413,7 +423,11 @@ nlohmann::json FitLoop::state_dict() {
       {"global_step", progress_.global_step},
       {"batch_idx", epoch_done_ ? 0 : progress_.batch_idx},
       {"epoch_started", !epoch_done_ && epoch_started_},
-      {"validated_at", epoch_done_ ? -1 : validated_at_},
+      {"batches", progress_.batches},
+      {"samples", progress_.samples},
+      {"stepped_batches", progress_.stepped_batches},
+      {"training_s", training_s()},
+      {"validation", validation_state()},
       {"rng", {{"cpu", hash::to_hex(get_rng_state())}}},
       {"metrics", metrics_.state_dict()},
       {"data", data_shape()},
@@ -421,25 +435,23 @@ nlohmann::json FitLoop::state_dict() {
       {"validation_metrics", to_json(run_.metrics.validation)},
       {"prog_bar_metrics", to_json(run_.metrics.prog_bar)},
   };
-  if (lr_scheduler_.scheduler != nullptr) {
-    state["lr_scheduler"] = lr_scheduler_.scheduler->state_dict();
-  }
+  state["lr_schedulers"] = optimization_->state_dict();
   return state;
 }
 
 void FitLoop::load_state_dict(const nlohmann::json& state) {
-  progress_ = {state.at("current_epoch"), state.at("global_step"), state.at("batch_idx")};
+  progress_ = {state.at("current_epoch"), state.at("global_step"), state.at("batch_idx"),
+               state.at("batches"),       state.at("samples"),     state.at("stepped_batches")};
+  trained_before_s_ = state.at("training_s");
   epoch_started_ = state.at("epoch_started");
-  validated_at_ = state.at("validated_at");
+  restored_validation_ = state.at("validation");
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
   metrics_.load_state_dict(state.at("metrics"));
   restored_data_ = state.at("data");
   run_.metrics.newest = from_json(state.at("newest_metrics"));
   run_.metrics.validation = from_json(state.at("validation_metrics"));
   run_.metrics.prog_bar = from_json(state.at("prog_bar_metrics"));
-  if (lr_scheduler_.scheduler != nullptr && state.contains("lr_scheduler")) {
-    lr_scheduler_.scheduler->load_state_dict(state.at("lr_scheduler"));
-  }
+  optimization_->load_state_dict(state.at("lr_schedulers"));
 }
 
 }  // namespace trainer

@@ -2,6 +2,7 @@
 // The training loop: epochs, batches, and the step in one function, train_batch(). docs/step.md
 // tells its order.
 
+#include <chrono>
 #include <deque>
 #include <optional>
 #include <string>
@@ -11,8 +12,9 @@
 
 #include <trainer/eval_loop.h>
 #include <trainer/metrics.h>
-#include <trainer/optim/optimizer_config.h>
+#include <trainer/optimization.h>
 #include <trainer/run.h>
+#include <trainer/schedule.h>
 
 namespace trainer {
 
@@ -27,8 +29,7 @@ class FitLoop {
   /// DataError when there is nothing to train on, NonFiniteError.
   void run();
 
-  torch::optim::Optimizer& optimizer() { return *optimizer_; }
-  LRScheduler* lr_scheduler() { return lr_scheduler_.scheduler.get(); }
+  Optimization& optimization() { return *optimization_; }
   MetricCollector& metrics() { return metrics_; }
   int64_t num_training_batches() const { return num_batches_; }
   int64_t num_val_batches() const { return num_val_batches_; }
@@ -37,7 +38,7 @@ class FitLoop {
   bool at_step_edge() const { return window_.empty() && !in_step_; }
   /// Validation runs at the end of this epoch or within it.
   bool validates_in_this_epoch() const;
-  /// max_steps or max_epochs is reached.
+  /// A limit of steps, epochs, samples or time is reached.
   bool is_done() const;
 
   /// Loop counters, schedule, unfinished epoch metrics. Defined at a step's edge only.
@@ -55,24 +56,30 @@ class FitLoop {
   };
 
   void run_sanity_check();
+  void open_training_data();
   void open_validation_data();
+  void reload_data_if_due();
   void run_epoch();
-  void train_batch(Batch batch, const Window& window, int64_t batch_idx);
+  /// Training step, backward pass and, at the window's end, the update. Returns the loss.
+  torch::Tensor optimize(const Batch& batch, const Window& window, int64_t batch_idx);
+  /// The training step of a module that optimizes by hand.
+  torch::Tensor optimize_by_hand(const Batch& batch, int64_t batch_idx);
+  /// False when the module asked to skip the rest of the epoch.
+  bool train_batch(Batch batch, const Window& window, int64_t batch_idx);
   void end_epoch();
   void validate();
   /// Makes the step values logged so far the newest of their names.
   void publish_step_values();
-  int64_t batches_between_validations() const;
+  double training_s() const;
 
+  nlohmann::json validation_state() const;
   nlohmann::json data_shape() const;
   void check_restored_data();
   void fill_window();
   Window take_window();
   void check_loss(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const;
   void check_finite(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const;
-  void step_lr_scheduler(Interval interval, int64_t intervals_done);
   void log_step_metrics();
-  bool validation_is_due() const;
   bool stop_is_requested() const;
 
   Run& run_;
@@ -84,22 +91,26 @@ class FitLoop {
 
   EvalLoop eval_loop_;
   MetricCollector metrics_;
-  std::unique_ptr<torch::optim::Optimizer> optimizer_;
-  LRSchedulerConfig lr_scheduler_;
+  std::unique_ptr<Optimization> optimization_;
   std::optional<double> clip_norm_, clip_value_;
-  DataLoader train_loader_, val_loader_;
+  TrainingLimits limits_;
+  std::optional<ValidationSchedule> validation_;
+  DataLoader train_loader_;
+  std::vector<EvalData> val_data_;
   int64_t num_batches_ = 0, num_val_batches_ = 0;
 
   std::deque<Batch> window_;      // batches of the window under way that are still to be trained on
   bool window_is_fresh_ = false;  // none of them was trained on yet
   double window_weight_ = 0;      // sum of loss_weight() over the whole window
-  int64_t validated_at_ = -1;     // batch of this epoch after which validation ran last
   bool in_step_ = false;          // train_batch() runs and its counters are not advanced yet
   bool epoch_started_ = false;    // on_train_epoch_start was called for current_epoch
   bool epoch_done_ = false;       // current_epoch is finished, the counters do not say so yet
   bool sanity_checking_ = false;
+  std::chrono::steady_clock::time_point began_ = {};
+  double trained_before_s_ = 0;   // by the runs that this one resumes
   nlohmann::json restored_data_;  // shape of the data a checkpoint was saved with, within an epoch
-  std::string restored_rng_;      // random state of a checkpoint, until training goes on
+  nlohmann::json restored_validation_;
+  std::string restored_rng_;  // random state of a checkpoint, until training goes on
 };
 
 }  // namespace trainer

@@ -43,7 +43,14 @@ bool same(const LogOptions& a, const LogOptions& b) {
 
 }  // namespace
 
-MetricCollector::Entry& MetricCollector::entry(std::string_view name, const LogOptions& options) {
+MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
+                                               const LogOptions& options) {
+  std::string suffixed;
+  std::string_view name = plain_name;
+  if (!suffix_.empty() && options.add_dataloader_idx) {
+    suffixed = std::string(plain_name) + suffix_;
+    name = suffixed;
+  }
   if (scope_ == Scope::kForbidden) {
     throw UsageError(
         fmt::format("log('{}'): cannot log in {}. Log in training_step, validation_step, test_step "

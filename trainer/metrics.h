@@ -34,6 +34,8 @@ struct LogOptions {
   ReduceFx reduce_fx = ReduceFx::kMean;
   /// Weight of this value in the epoch's mean; default: the samples in the batch.
   std::optional<int64_t> batch_size = std::nullopt;
+  /// With several evaluation loaders, whether the name gets "/dataloader_idx_N".
+  bool add_dataloader_idx = true;
 };
 
 /// Collects the logged values of one loop.
@@ -48,6 +50,9 @@ class MetricCollector {
     hook_ = hook;
     batch_size_ = batch_size;
   }
+
+  /// What is added to names from now on: "/dataloader_idx_1" with several loaders.
+  void set_suffix(std::string suffix) { suffix_ = std::move(suffix); }
 
   /// Throws UsageError, naming the key, for a value that is not one number, a hook that cannot log,
   /// a key logged with other options before. Syncs: no.
@@ -104,6 +109,7 @@ class MetricCollector {
   };
   std::unordered_map<std::string, size_t, Hash, std::equal_to<>> index_;
   std::vector<Entry> entries_;  // in the order of first use
+  std::string suffix_;
   Scope scope_ = Scope::kForbidden;
   const char* hook_ = "code outside of a run";
   int64_t batch_size_ = 1;

@@ -21,9 +21,22 @@ torch::Tensor Module::predict_step(const Batch&, int64_t) {
       fmt::format("{} has no predict_step(). Override it to use predict.", class_name(*this)));
 }
 
+std::vector<std::shared_ptr<Callback>> Module::configure_callbacks() { return {}; }
+
+void Module::optimizer_zero_grad(torch::optim::Optimizer& optimizer, Strategy& strategy) {
+  strategy.zero_gradients(optimizer);
+}
+
 void Module::configure_gradient_clipping(torch::optim::Optimizer& optimizer, Strategy& strategy,
                                          std::optional<double> max_norm,
                                          std::optional<double> max_value) {
+  clip_gradients(optimizer, strategy, max_norm, max_value);
+}
+
+void Module::lr_scheduler_step(LRScheduler& scheduler, std::optional<double>) { scheduler.step(); }
+
+void Module::clip_gradients(torch::optim::Optimizer& optimizer, Strategy& strategy,
+                            std::optional<double> max_norm, std::optional<double> max_value) {
   if (max_norm) {
     strategy.clip_gradients(optimizer, *max_norm);
   } else if (max_value) {
@@ -36,6 +49,26 @@ torch::Tensor Module::optimizer_step(torch::optim::Optimizer& optimizer, Strateg
                                      const std::function<torch::Tensor()>& closure) {
   return strategy.optimizer_step(optimizer, closure);
 }
+
+ManualOptimization& Module::optimization() const {
+  if (optimization_ == nullptr) {
+    throw UsageError(fmt::format(
+        "{}: optimizers are there while fit trains only. Use them in training_step() and the hooks "
+        "around it.",
+        class_name(*this)));
+  }
+  return *optimization_;
+}
+
+OptimizerHandle Module::optimizer(size_t index) {
+  return {optimization(), optimization().optimizer(index)};
+}
+
+std::vector<LRScheduler*> Module::lr_schedulers() { return optimization().lr_schedulers(); }
+
+void Module::manual_backward(const torch::Tensor& loss) { optimization().backward(loss); }
+
+ToggleScope Module::toggle(const OptimizerHandle& optimizer) { return {optimization(), optimizer}; }
 
 std::string class_name(const Module& module) { return type_name(typeid(module)); }
 

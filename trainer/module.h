@@ -16,20 +16,25 @@
 // too: log() then does nothing.
 
 #include <functional>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include <nlohmann/json.hpp>
 #include <torch/nn/module.h>
 
 #include <trainer/core/batch.h>
+#include <trainer/manual_optimization.h>
 #include <trainer/metrics.h>
 #include <trainer/optim/optimizer_config.h>
 #include <trainer/progress.h>
 #include <trainer/strategy.h>
 
 namespace trainer {
+
+class Callback;
 
 class Module : public torch::nn::Module {
  public:
@@ -44,6 +49,11 @@ class Module : public torch::nn::Module {
   virtual torch::Tensor predict_step(const Batch& batch, int64_t batch_idx);
 
   virtual OptimizerConfig configure_optimizers() = 0;
+  /// False: training_step() runs backward passes and steps the optimizers itself, through
+  /// optimizer() and manual_backward(); it may return an undefined loss then.
+  virtual bool automatic_optimization() const { return true; }
+  /// Callbacks that belong to the module; one replaces the Trainer's of the same class.
+  virtual std::vector<std::shared_ptr<Callback>> configure_callbacks();
   /// Builds layers that are too large to build in the constructor; may run more than once.
   virtual void configure_model() {}
 
@@ -61,9 +71,19 @@ class Module : public torch::nn::Module {
   virtual void on_train_end() {}
   virtual void on_train_epoch_start() {}
   virtual void on_train_epoch_end() {}
-  virtual void on_train_batch_start(const Batch&, int64_t /*batch_idx*/) {}
+  /// False skips this batch and the rest of the epoch.
+  virtual bool on_train_batch_start(const Batch&, int64_t /*batch_idx*/) { return true; }
   virtual void on_train_batch_end(const torch::Tensor& /*loss*/, const Batch&,
                                   int64_t /*batch_idx*/) {}
+  /// Before validation within fit. Gradients are zeroed by the strategy before the next window.
+  virtual void on_validation_model_zero_grad() {}
+  /// Puts the module in eval mode; every submodule is brought back to the mode it was in before the
+  /// _train hook is called.
+  virtual void on_validation_model_eval() { eval(); }
+  virtual void on_validation_model_train() {}
+  virtual void on_test_model_eval() { eval(); }
+  virtual void on_test_model_train() {}
+  virtual void on_predict_model_eval() { eval(); }
   virtual void on_validation_start() {}
   virtual void on_validation_end() {}
   virtual void on_validation_epoch_start() {}
@@ -89,13 +109,19 @@ class Module : public torch::nn::Module {
   virtual void on_after_backward() {}
   virtual void on_before_optimizer_step(torch::optim::Optimizer&) {}
 
+  /// Zeroes the gradients before the first backward pass of a step.
+  virtual void optimizer_zero_grad(torch::optim::Optimizer& optimizer, Strategy& strategy);
   /// Runs the backward pass; override to retain the graph, say.
   virtual void backward(const torch::Tensor& loss) { loss.backward(); }
-  /// Clips before the step; `max_norm` and `max_value` are the Trainer's settings, at most one of
-  /// them is set.
+  /// Clips before the step by calling clip_gradients(); `max_norm` and `max_value` are the
+  /// Trainer's settings, at most one of them is set.
   virtual void configure_gradient_clipping(torch::optim::Optimizer& optimizer, Strategy& strategy,
                                            std::optional<double> max_norm,
                                            std::optional<double> max_value);
+  virtual void clip_gradients(torch::optim::Optimizer& optimizer, Strategy& strategy,
+                              std::optional<double> max_norm, std::optional<double> max_value);
+  /// Steps a schedule; `metric` is the value of its monitor, where it has one.
+  virtual void lr_scheduler_step(LRScheduler& scheduler, std::optional<double> metric);
   /// Updates the parameters. `closure` runs training_step() and backward() and must be evaluated
   /// exactly as often as the optimizer asks: override to wrap or skip the update, as in Lightning.
   virtual torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer, Strategy& strategy,
@@ -120,12 +146,27 @@ class Module : public torch::nn::Module {
     }
   }
 
+  // Manual optimization (automatic_optimization() is false); each throws UsageError outside of fit.
+
+  /// The optimizers of configure_optimizers(), in that order.
+  OptimizerHandle optimizer(size_t index = 0);
+  /// Their schedules, for the module to step.
+  std::vector<LRScheduler*> lr_schedulers();
+  /// Runs the backward pass with its hooks.
+  void manual_backward(const torch::Tensor& loss);
+  /// Until the scope ends, only the parameters of this optimizer require gradients.
+  [[nodiscard]] ToggleScope toggle(const OptimizerHandle& optimizer);
+
   /// current_epoch, global_step, batch_idx of the run this module is in; zeros outside of one.
   const Progress& progress() const { return *progress_; }
 
  private:
   friend class ModuleAttachment;
+  friend class OptimizationAttachment;
+  ManualOptimization& optimization() const;
+
   static const Progress kNoProgress;
+  ManualOptimization* optimization_ = nullptr;
   MetricCollector* metrics_ = nullptr;
   const Progress* progress_ = &kNoProgress;
 };
@@ -153,6 +194,20 @@ class ModuleAttachment {
   Module& module_;
   MetricCollector* metrics_;
   const Progress* progress_;
+};
+
+/// Gives a module its optimizers for the scope's life.
+class OptimizationAttachment {
+ public:
+  OptimizationAttachment(Module& module, ManualOptimization& optimization) : module_(module) {
+    module.optimization_ = &optimization;
+  }
+  OptimizationAttachment(const OptimizationAttachment&) = delete;
+  OptimizationAttachment& operator=(const OptimizationAttachment&) = delete;
+  ~OptimizationAttachment() { module_.optimization_ = nullptr; }
+
+ private:
+  Module& module_;
 };
 
 }  // namespace trainer

@@ -15,6 +15,12 @@ struct Progress {
   int64_t current_epoch = 0;  ///< Epochs finished before this one.
   int64_t global_step = 0;    ///< Optimizer steps taken since training began.
   int64_t batch_idx = 0;      ///< Batches of the current epoch that are done.
+  int64_t batches = 0;        ///< Training batches done since training began.
+  int64_t samples = 0;        ///< Samples trained on since training began.
+  /// Batches that ended in an optimizer step: what loggers count. The same as global_step, except
+  /// where a module that optimizes by hand steps several optimizers in a batch.
+  int64_t stepped_batches = 0;
+  int64_t dataloader_idx = 0;  ///< Which of several evaluation loaders the batch comes from.
 };
 
 }  // namespace trainer

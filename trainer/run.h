@@ -26,6 +26,7 @@ struct RunMetrics {
 };
 
 struct Run {
+  Stage stage;
   const TrainerConfig& config;
   Module& module;
   DataModule& data;
@@ -44,7 +45,7 @@ struct Run {
       return;
     }
     row.emplace_back("epoch", static_cast<double>(progress.current_epoch));
-    const int64_t step = progress.global_step > 0 ? progress.global_step - 1 : 0;
+    const int64_t step = progress.stepped_batches > 0 ? progress.stepped_batches - 1 : 0;
     for (const auto& logger : loggers) {
       logger->log_metrics(row, step);
     }

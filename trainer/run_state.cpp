@@ -17,7 +17,6 @@ namespace {
 using C = Callback;
 
 constexpr const char* kWeights = "model.safetensors";
-constexpr const char* kOptimizer = "optimizer-rank00000.safetensors";
 constexpr const char* kState = "trainer_state.json";
 
 /// Class name, its own key, and a number where two would be alike: what a checkpoint calls a
@@ -65,6 +64,11 @@ void load_states(const std::vector<std::shared_ptr<T>>& objects, const nlohmann:
   }
 }
 
+/// The first optimizer's tensors are called "optimizer", those of others "optimizer1" and so on.
+std::string optimizer_file(size_t index) {
+  return fmt::format("optimizer{}-rank00000.safetensors", index == 0 ? "" : std::to_string(index));
+}
+
 /// Calls `read`; what it misses in the state is an error of the checkpoint.
 template <class F>
 auto reading(const fs::Path& path, const F& read) {
@@ -91,15 +95,21 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
       {"callbacks", save_states(run.callbacks.all())},
       {"loggers", save_states(run.loggers)},
       {"data", run.data.state_dict()},
-      {"optimizer_groups", optimizer_groups(loop.optimizer())},
+      {"optimizers", nlohmann::json::array()},
   };
+  Optimization& optimization = loop.optimization();
+  for (size_t i = 0; i < optimization.num_optimizers(); ++i) {
+    state["optimizers"].push_back(optimizer_groups(optimization.optimizer(i)));
+  }
   run.callbacks.call<&C::on_save_checkpoint>(user);
   run.module.on_save_checkpoint(user);
   state["user"] = std::move(user);
 
   CheckpointWriter writer(path);
   writer.add_tensors(kWeights, module_state(run.module));
-  writer.add_tensors(kOptimizer, optimizer_tensors(run.module, loop.optimizer()));
+  for (size_t i = 0; i < optimization.num_optimizers(); ++i) {
+    writer.add_tensors(optimizer_file(i), optimizer_tensors(run.module, optimization.optimizer(i)));
+  }
   writer.add_text(kState, state.dump(1) + "\n");
   writer.add_text("config.yaml", config::to_yaml(run.hyperparams));
   writer.commit({{"module", class_name(run.module)},
@@ -119,7 +129,8 @@ uint64_t SavedRun::seed() const {
 Progress SavedRun::progress() const {
   return reading(path(), [&] {
     const auto& loop = state_.at("loop");
-    return Progress{loop.at("current_epoch"), loop.at("global_step"), loop.at("batch_idx")};
+    return Progress{loop.at("current_epoch"), loop.at("global_step"), loop.at("batch_idx"),
+                    loop.at("batches"),       loop.at("samples"),     loop.at("stepped_batches")};
   });
 }
 
@@ -146,8 +157,19 @@ void SavedRun::restore_loggers(Run& run) const {
 void SavedRun::restore_loop(FitLoop& loop, Module& module) const {
   reading(path(), [&] {
     loop.load_state_dict(state_.at("loop"));
-    load_optimizer(module, loop.optimizer(), checkpoint_.tensors(kOptimizer),
-                   state_.at("optimizer_groups"));
+    const auto& groups = state_.at("optimizers");
+    Optimization& optimization = loop.optimization();
+    if (groups.size() != optimization.num_optimizers()) {
+      throw CheckpointError(
+          fmt::format("{}: holds {} optimizers, the module's configure_optimizers() returned {}. "
+                      "Resume with the "
+                      "same ones.",
+                      path().string(), groups.size(), optimization.num_optimizers()));
+    }
+    for (size_t i = 0; i < groups.size(); ++i) {
+      load_optimizer(module, optimization.optimizer(i), checkpoint_.tensors(optimizer_file(i)),
+                     groups[i]);
+    }
   });
 }
 

@@ -1,6 +1,7 @@
 #include <trainer/trainer.h>
 
 #include <algorithm>
+#include <typeinfo>
 
 #include <fmt/format.h>
 
@@ -44,7 +45,7 @@ TrainerConfig resolved(const TrainerConfig& config) {
 }  // namespace
 
 Trainer::Trainer(TrainerConfig config)
-    : config_(resolved(config)), metrics_(std::make_unique<RunMetrics>()) {
+    : config_(resolved(config).with_modes_applied()), metrics_(std::make_unique<RunMetrics>()) {
   strategy_ = config_.strategy.create();
   strategy_->set_device(config_.accelerator.create()->device(/*local_rank=*/0));
   precision_ = std::make_unique<Precision>(config_.precision);
@@ -120,16 +121,16 @@ Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& da
   MetricMap result;
   execute(stage, module, data, ckpt_path, [&](const SavedRun*) {
     const bool is_test = stage == Stage::kTest;
-    DataLoader loader = is_test ? data.test_dataloader() : data.val_dataloader();
-    if (!loader) {
+    auto loaders = is_test ? data.test_dataloaders() : data.val_dataloaders();
+    if (loaders.empty()) {
       throw DataError(fmt::format("{}: the data module has no {}_dataloader(). Override it.",
                                   to_string(stage), is_test ? "test" : "val"));
     }
-    const auto& limit = is_test ? config_.limit_test_batches : config_.limit_val_batches;
-    const int64_t batches =
-        limited_batches(limit, loader.size(), is_test ? "limit_test_batches" : "limit_val_batches");
+    auto limited_data =
+        is_test ? limited(std::move(loaders), config_.limit_test_batches, "limit_test_batches")
+                : limited(std::move(loaders), config_.limit_val_batches, "limit_val_batches");
     const auto kind = is_test ? EvalKind::kTest : EvalKind::kValidation;
-    for (const auto& [name, value] : EvalLoop(*run_).run(kind, loader, batches)) {
+    for (const auto& [name, value] : EvalLoop(*run_).run(kind, limited_data)) {
       result[name] = value;
     }
   });
@@ -140,13 +141,13 @@ std::vector<torch::Tensor> Trainer::predict(Module& module, DataModule& data,
                                             const CkptPath& ckpt_path) {
   std::vector<torch::Tensor> predictions;
   execute(Stage::kPredict, module, data, ckpt_path, [&](const SavedRun*) {
-    DataLoader loader = data.predict_dataloader();
-    if (!loader) {
+    auto loaders = data.predict_dataloaders();
+    if (loaders.empty()) {
       throw DataError("predict: the data module has no predict_dataloader(). Override it.");
     }
-    const int64_t batches =
-        limited_batches(config_.limit_predict_batches, loader.size(), "limit_predict_batches");
-    predictions = EvalLoop(*run_).predict(loader, batches);
+    auto limited_data =
+        limited(std::move(loaders), config_.limit_predict_batches, "limit_predict_batches");
+    predictions = EvalLoop(*run_).predict(limited_data);
   });
   return predictions;
 }
@@ -169,7 +170,8 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
   for (const auto& spec : config_.logger) {
     loggers_.push_back(spec.create());
   }
-  run_.reset(new Run{config_, module, data, *strategy_, *precision_,
+  attach_callbacks_of(module);
+  run_.reset(new Run{stage, config_, module, data, *strategy_, *precision_,
                      CallbackList(*this, module, callbacks_), loggers_, progress_, *metrics_,
                      hyperparams_.is_null() ? hyperparams_of(module) : hyperparams_});
   try {
@@ -192,6 +194,17 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
     tell_of_failure(UsageError("something was thrown that is no std::exception"));
     throw;
   }
+}
+
+/// A callback of the module replaces the Trainer's of the same class, and that of an earlier stage.
+void Trainer::attach_callbacks_of(Module& module) {
+  const auto given = module.configure_callbacks();
+  std::erase_if(callbacks_, [&](const auto& existing) {
+    return std::any_of(given.begin(), given.end(), [&](const auto& callback) {
+      return typeid(*callback) == typeid(*existing);
+    });
+  });
+  callbacks_.insert(callbacks_.end(), given.begin(), given.end());
 }
 
 /// What fails in here is logged and does not hide the first error.
@@ -328,8 +341,17 @@ FitLoop& Trainer::fit_loop() const {
   return *fit_loop_;
 }
 
-torch::optim::Optimizer& Trainer::optimizer() { return fit_loop().optimizer(); }
-bool Trainer::has_lr_scheduler() const { return fit_loop().lr_scheduler() != nullptr; }
+std::vector<torch::optim::Optimizer*> Trainer::optimizers() {
+  auto& optimization = fit_loop().optimization();
+  std::vector<torch::optim::Optimizer*> all;
+  for (size_t i = 0; i < optimization.num_optimizers(); ++i) {
+    all.push_back(&optimization.optimizer(i));
+  }
+  return all;
+}
+std::vector<LRScheduler*> Trainer::lr_schedulers() {
+  return fit_loop().optimization().lr_schedulers();
+}
 bool Trainer::sanity_checking() const {
   return fit_loop_ != nullptr && fit_loop_->sanity_checking();
 }

@@ -85,9 +85,9 @@ class Trainer {
   bool is_done() const;
   /// Between two optimizer steps, where a checkpoint can be saved.
   bool at_step_edge() const;
-  /// The optimizer of the fit under way. Throws UsageError outside of one.
-  torch::optim::Optimizer& optimizer();
-  bool has_lr_scheduler() const;
+  /// The optimizers of the fit under way and their schedules. Throw UsageError outside of one.
+  std::vector<torch::optim::Optimizer*> optimizers();
+  std::vector<LRScheduler*> lr_schedulers();
 
   /// The newest value of every metric: `name` holds the last one, `name_step` and `name_epoch`
   /// where both exist.
@@ -122,6 +122,7 @@ class Trainer {
   void open_loggers(const SavedRun* saved);
   void add_default_callbacks();
   void create_callbacks();
+  void attach_callbacks_of(Module& module);
   config::Node hyperparams_of(const Module& module) const;
   FitLoop& fit_loop() const;
 

@@ -9,13 +9,93 @@
 
 namespace trainer {
 
+namespace {
+
+void check_validation_interval(const TrainerConfig& config) {
+  const auto* fraction = std::get_if<double>(&config.val_check_interval);
+  const auto* count = std::get_if<int64_t>(&config.val_check_interval);
+  const auto* duration = std::get_if<Duration>(&config.val_check_interval);
+  const double value = fraction != nullptr ? *fraction
+                       : count != nullptr  ? static_cast<double>(*count)
+                                           : duration->count;
+  if (value <= 0) {
+    throw ConfigError(
+        "val_check_interval must be greater than 0. Set limit_val_batches=0 to "
+        "validate never.");
+  }
+  using Unit = Duration::Unit;
+  if (duration != nullptr &&
+      (duration->unit == Unit::kEpochs || duration->unit == Unit::kSamples)) {
+    throw ConfigError(
+        fmt::format("val_check_interval is {}. Write a time, steps or batches; epochs stand in "
+                    "check_val_every_n_epoch.",
+                    duration->text()));
+  }
+  if (fraction != nullptr && !config.check_val_every_n_epoch) {
+    throw ConfigError(fmt::format(
+        "val_check_interval is {}, a fraction of an epoch, but check_val_every_n_epoch is null, "
+        "which counts across epochs. Write a number of batches or a duration.",
+        *fraction));
+  }
+}
+
+}  // namespace
+
+int64_t Accumulation::at(int64_t epoch) const {
+  const auto next = by_epoch_.upper_bound(epoch);
+  return next == by_epoch_.begin() ? 1 : std::prev(next)->second;
+}
+
+namespace config {
+
+void Codec<Accumulation>::read(const Node& n, const std::string& path, Diagnostics& d,
+                               Accumulation& out) {
+  std::map<int64_t, int64_t> by_epoch;
+  if (!n.is_map()) {
+    Codec<int64_t>::read(n, path, d, by_epoch[0]);
+  } else {
+    for (const auto& entry : n.entries()) {
+      int64_t epoch = 0;
+      Node key = Node::scalar(entry.key);
+      key.mark = entry.key_mark;
+      Codec<int64_t>::read(key, path, d, epoch);
+      Codec<int64_t>::read(entry.value, detail::join(path, entry.key), d, by_epoch[epoch]);
+    }
+  }
+  for (const auto& [epoch, batches] : by_epoch) {
+    if (epoch < 0 || batches < 1) {
+      d.add(n.mark, path,
+            fmt::format("is {} from epoch {} on: epochs count from 0, batches from 1.", batches,
+                        epoch));
+    }
+  }
+  out = Accumulation(std::move(by_epoch));
+}
+
+Node Codec<Accumulation>::write(const Accumulation& value) {
+  const auto& by_epoch = value.by_epoch();
+  if (by_epoch.size() == 1 && by_epoch.contains(0)) {
+    return config::write(by_epoch.at(0));
+  }
+  Node node = Node::map();
+  for (const auto& [epoch, batches] : by_epoch) {
+    node.set(std::to_string(epoch), config::write(batches));
+  }
+  return node;
+}
+
+}  // namespace config
+
 void TrainerConfig::validate() const {
+  const auto* interval = std::get_if<double>(&val_check_interval);
+  const BatchLimit interval_limit = interval != nullptr ? *interval : 1.0;
   const std::pair<const char*, const BatchLimit*> fractions[] = {
       {"limit_train_batches", &limit_train_batches},
       {"limit_val_batches", &limit_val_batches},
       {"limit_test_batches", &limit_test_batches},
       {"limit_predict_batches", &limit_predict_batches},
-      {"val_check_interval", &val_check_interval}};
+      {"overfit_batches", &overfit_batches},
+      {"val_check_interval", &interval_limit}};
   for (const auto& [name, limit] : fractions) {
     const double* fraction = std::get_if<double>(limit);
     if (fraction != nullptr && *fraction > 1.0) {
@@ -24,6 +104,40 @@ void TrainerConfig::validate() const {
           *fraction, std::ceil(*fraction)));
     }
   }
+  if (max_time && !max_time->is_time()) {
+    throw ConfigError(fmt::format("max_time is {}, which is no time. Write it as max_duration.",
+                                  max_time->text()));
+  }
+  check_validation_interval(*this);
+}
+
+TrainerConfig TrainerConfig::with_modes_applied() const {
+  TrainerConfig config = *this;
+  if (config.overfit_batches != BatchLimit(int64_t{0}) &&
+      config.overfit_batches != BatchLimit(0.0)) {
+    config.limit_train_batches = config.limit_val_batches = config.overfit_batches;
+  }
+  if (fast_dev_run > 0) {
+    config.limit_train_batches = config.limit_val_batches = fast_dev_run;
+    config.limit_test_batches = config.limit_predict_batches = fast_dev_run;
+    config.max_epochs = 1;
+    config.max_steps = fast_dev_run;
+    config.val_check_interval = 1.0;
+    config.check_val_every_n_epoch = 1;
+    config.num_sanity_val_steps = 0;
+    config.logger = {};
+    config.enable_checkpointing = false;
+    std::erase_if(config.callbacks, [](const auto& spec) {
+      return spec.create()->role() != Callback::Role::kActs;  // nothing saves, nothing stops early
+    });
+  }
+  if (barebones) {
+    config.logger = {};
+    config.enable_checkpointing = config.enable_progress_bar = config.enable_model_summary = false;
+    config.num_sanity_val_steps = 0;
+    config.log_every_n_steps = 0;
+  }
+  return config;
 }
 
 int64_t limited_batches(const BatchLimit& limit, int64_t num_batches, const char* name) {

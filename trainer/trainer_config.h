@@ -3,6 +3,7 @@
 // Names, meaning and defaults are Lightning's where Lightning has them.
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -11,6 +12,7 @@
 
 #include <trainer/accelerator.h>
 #include <trainer/callback.h>
+#include <trainer/core/duration.h>
 #include <trainer/core/registry.h>
 #include <trainer/logger.h>
 #include <trainer/strategy.h>
@@ -20,22 +22,55 @@ namespace trainer {
 /// A number of batches (an integer) or a fraction of them (a float): 1 is one batch, 1.0 all of
 /// them.
 using BatchLimit = std::variant<int64_t, double>;
+/// The same, or a duration: "30min".
+using CheckInterval = std::variant<int64_t, double, Duration>;
+
+/// Batches that make one optimizer step: one number, or from which epoch on which number, as
+/// {0: 8, 4: 2}.
+class Accumulation {
+ public:
+  Accumulation(int64_t batches = 1) : by_epoch_{{0, batches}} {}  // NOLINT: implicit as a number
+  Accumulation(std::map<int64_t, int64_t> by_epoch)               // NOLINT: or a map
+      : by_epoch_(std::move(by_epoch)) {}
+  int64_t at(int64_t epoch) const;
+  const std::map<int64_t, int64_t>& by_epoch() const { return by_epoch_; }
+  bool operator==(const Accumulation&) const = default;
+
+ private:
+  std::map<int64_t, int64_t> by_epoch_;
+};
+
+namespace config {
+template <>
+struct Codec<Accumulation> {
+  static std::string type() { return "int, or map from epoch to int"; }
+  static void read(const Node& n, const std::string& path, Diagnostics& d, Accumulation& out);
+  static Node write(const Accumulation& value);
+};
+}  // namespace config
 
 struct TrainerConfig {
   std::optional<int64_t> max_epochs = std::nullopt;
   int64_t max_steps = -1;
+  std::optional<Duration> max_time = std::nullopt;
+  std::optional<Duration> max_duration = std::nullopt;
+  std::optional<int64_t> min_epochs = std::nullopt;
+  std::optional<int64_t> min_steps = std::nullopt;
   Spec<Accelerator> accelerator = "auto";
   std::string precision = "32-true";
   Spec<Strategy> strategy = "auto";
-  int64_t accumulate_grad_batches = 1;
+  Accumulation accumulate_grad_batches = 1;
   std::optional<double> gradient_clip_val = std::nullopt;
   std::string gradient_clip_algorithm = "norm";
   BatchLimit limit_train_batches = 1.0;
   BatchLimit limit_val_batches = 1.0;
   BatchLimit limit_test_batches = 1.0;
   BatchLimit limit_predict_batches = 1.0;
-  BatchLimit val_check_interval = 1.0;
-  int64_t check_val_every_n_epoch = 1;
+  BatchLimit overfit_batches = int64_t{0};
+  int64_t fast_dev_run = 0;
+  CheckInterval val_check_interval = 1.0;
+  std::optional<int64_t> check_val_every_n_epoch = 1;
+  int64_t reload_dataloaders_every_n_epochs = 0;
   int64_t num_sanity_val_steps = 2;
   int64_t log_every_n_steps = 50;
   std::vector<Spec<Callback>> callbacks = {};
@@ -44,6 +79,11 @@ struct TrainerConfig {
   bool enable_progress_bar = true;
   bool enable_model_summary = true;
   bool check_finite_loss = true;
+  bool detect_anomaly = false;
+  std::string deterministic = "off";
+  bool benchmark = false;
+  bool inference_mode = true;
+  bool barebones = false;
   std::string default_root_dir = "runs";
 
   static constexpr auto fields() {
@@ -51,14 +91,19 @@ struct TrainerConfig {
     using T = TrainerConfig;
     return std::tuple{
         field<&T::max_epochs>(
-            "Epochs to train; -1 for no limit. Unset: 1000, or no limit when max_steps is set.",
+            "Epochs to train; -1 for no limit. Unset: 1000, or no limit when another one is set.",
             at_least(-1)),
         field<&T::max_steps>("Optimizer steps to train; -1 for no limit.", at_least(-1)),
+        field<&T::max_time>("Time to train, as 2h or 00:12:00:00."),
+        field<&T::max_duration>("How long to train in any unit: 10ep, 5000step, 1e9sample, 2h."),
+        field<&T::min_epochs>("Epochs before which nothing stops training early.", at_least(0)),
+        field<&T::min_steps>("Optimizer steps before which nothing stops training early.",
+                             at_least(0)),
         field<&T::accelerator>("Kind of device: auto or cpu."),
         field<&T::precision>("Number format.", one_of("32-true", "bf16-mixed")),
         field<&T::strategy>("How a step is spread over devices: auto or single_device."),
-        field<&T::accumulate_grad_batches>("Batches whose gradients make one optimizer step.",
-                                           at_least(1)),
+        field<&T::accumulate_grad_batches>(
+            "Batches whose gradients make one optimizer step; {0: 8, 4: 2} changes it at epoch 4."),
         field<&T::gradient_clip_val>("Largest gradient norm, or element; unset: no clipping.",
                                      greater_than(0.0)),
         field<&T::gradient_clip_algorithm>("Clip the global L2 norm, or each element.",
@@ -71,10 +116,22 @@ struct TrainerConfig {
                                       at_least(0)),
         field<&T::limit_predict_batches>("Prediction batches: a count, or a fraction as a float.",
                                          at_least(0)),
-        field<&T::val_check_interval>("Validate every so many batches, or after this fraction of "
-                                      "an epoch; at the next optimizer step's end.",
-                                      greater_than(0)),
-        field<&T::check_val_every_n_epoch>("Validate in every so many epochs.", at_least(1)),
+        field<&T::overfit_batches>(
+            "Train and validate on so many batches, or this fraction, in the data's own order; 0 "
+            "for all data.",
+            at_least(0)),
+        field<&T::fast_dev_run>(
+            "Try everything once: so many batches of each stage, one epoch, nothing written; 0 for "
+            "a real run.",
+            at_least(0)),
+        field<&T::val_check_interval>(
+            "Validate every so many batches, after this fraction of an epoch, or after a duration "
+            "(30min, 500step); at the next optimizer step's end."),
+        field<&T::check_val_every_n_epoch>(
+            "Validate in every so many epochs; null: val_check_interval counts across epochs.",
+            at_least(1)),
+        field<&T::reload_dataloaders_every_n_epochs>(
+            "Ask the data module for new loaders every so many epochs; 0 for never.", at_least(0)),
         field<&T::num_sanity_val_steps>(
             "Validation batches to try before training; -1 for all, 0 for none.", at_least(-1)),
         field<&T::log_every_n_steps>(
@@ -85,12 +142,23 @@ struct TrainerConfig {
         field<&T::enable_progress_bar>("Add a ProgressBar where callbacks has none."),
         field<&T::enable_model_summary>("Add a ModelSummary where callbacks has none."),
         field<&T::check_finite_loss>("Stop with an error when the loss is NaN or infinite."),
+        field<&T::detect_anomaly>(
+            "Let autograd name the forward operation of a gradient that is NaN; slow."),
+        field<&T::deterministic>(
+            "on: only deterministic kernels, an error where there is none; warn: a warning.",
+            one_of("off", "warn", "on")),
+        field<&T::benchmark>("Let cuDNN time its algorithms and take the fastest."),
+        field<&T::inference_mode>(
+            "validate, test and predict under inference mode instead of no_grad."),
+        field<&T::barebones>("No logger, callback or sanity check of the Trainer's own."),
         field<&T::default_root_dir>("Folder of the runs; each run gets version_N in it."),
     };
   }
 
-  /// Fractions lie in 0 to 1. Throws ConfigError.
+  /// Fractions lie in 0 to 1, durations have a unit that fits. Throws ConfigError.
   void validate() const;
+  /// What fast_dev_run, barebones and overfit_batches mean for the other settings.
+  TrainerConfig with_modes_applied() const;
 };
 
 /// How many of `num_batches` a limit leaves; a fraction is rounded down. Throws ConfigError when a

@@ -2,6 +2,9 @@
 // All data of a run in one place: how it is prepared, split and batched. Derive from DataModule, or
 // hand loaders to the Trainer directly.
 
+#include <utility>
+#include <vector>
+
 #include <nlohmann/json.hpp>
 
 #include <trainer/data/data_loader.h>
@@ -27,6 +30,13 @@ class DataModule {
   virtual DataLoader test_dataloader() { return {}; }
   virtual DataLoader predict_dataloader() { return {}; }
 
+  /// Several sets to evaluate on, one after the other: override the plural form instead. The step
+  /// finds which one it is given in progress().dataloader_idx, and what it logs is called
+  /// "name/dataloader_idx_1".
+  virtual std::vector<DataLoader> val_dataloaders() { return only(val_dataloader()); }
+  virtual std::vector<DataLoader> test_dataloaders() { return only(test_dataloader()); }
+  virtual std::vector<DataLoader> predict_dataloaders() { return only(predict_dataloader()); }
+
   virtual Batch on_before_batch_transfer(Batch batch) { return batch; }
   virtual Batch transfer_batch_to_device(Batch batch, torch::Device device) {
     return std::move(batch).to(device);
@@ -42,6 +52,15 @@ class DataModule {
   virtual void load_state_dict(const nlohmann::json&) {}
 
   virtual void on_exception(const std::exception&) {}
+
+ private:
+  static std::vector<DataLoader> only(DataLoader loader) {
+    std::vector<DataLoader> loaders;
+    if (loader) {
+      loaders.push_back(std::move(loader));
+    }
+    return loaders;
+  }
 };
 
 }  // namespace trainer

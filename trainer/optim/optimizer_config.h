@@ -1,9 +1,13 @@
 #pragma once
-// What Module::configure_optimizers() returns: an optimizer, and a schedule of its learning rate if
-// there is one.
+// What Module::configure_optimizers() returns: optimizers, and the schedules of their learning
+// rates if there are any.
 
 #include <concepts>
 #include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include <torch/optim/optimizer.h>
 
@@ -19,24 +23,64 @@ struct LRSchedulerConfig {
   std::unique_ptr<LRScheduler> scheduler = nullptr;
   Interval interval = Interval::kEpoch;
   int64_t frequency = 1;
+  /// The logged metric that a schedule as ReduceLROnPlateau is stepped with.
+  std::optional<std::string> monitor = std::nullopt;
+  /// Whether it is an error that the metric was not logged.
+  bool strict = true;
 };
 
-/// Made from an optimizer alone, or from an optimizer and a schedule:
+/// Every shape that configure_optimizers() may return:
 ///
-///   return std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(1e-3));
-///
-///   auto optimizer = std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(1e-3));
-///   auto scheduler = std::make_unique<WarmupCosineLR>(*optimizer, 100, 2000);
-///   return {std::move(optimizer), {.scheduler = std::move(scheduler), .interval =
+///   return optimizer;                                            // alone
+///   return {std::move(optimizer), {.scheduler = std::move(schedule), .interval =
 ///   Interval::kStep}};
-struct OptimizerConfig {
-  template <std::derived_from<torch::optim::Optimizer> O>
-  OptimizerConfig(std::unique_ptr<O> o,
-                  LRSchedulerConfig s = {})  // NOLINT: implicit so that a plain return works
-      : optimizer(std::move(o)), lr_scheduler(std::move(s)) {}
+///   return OptimizerConfig(std::move(optimizer)).add(...).add(...);  // several schedules
+///   return {std::move(generator), std::move(discriminator)};     // several, for manual
+///                                                                // optimization
+///   return {OptimizerConfig(...), OptimizerConfig(...)};         // several with schedules
+///   return {};                                                   // none: nothing is updated
+class OptimizerConfig {
+ public:
+  struct Entry {
+    std::unique_ptr<torch::optim::Optimizer> optimizer;
+    std::vector<LRSchedulerConfig> lr_schedulers = {};
+  };
 
-  std::unique_ptr<torch::optim::Optimizer> optimizer;
-  LRSchedulerConfig lr_scheduler;
+  OptimizerConfig() = default;
+  template <std::derived_from<torch::optim::Optimizer> O>
+  OptimizerConfig(std::unique_ptr<O> o) {  // NOLINT: implicit so that a plain return works
+    entries_.push_back({std::move(o)});
+  }
+  template <std::derived_from<torch::optim::Optimizer> O>
+  OptimizerConfig(std::unique_ptr<O> o, LRSchedulerConfig schedule)
+      : OptimizerConfig(std::move(o)) {
+    add(std::move(schedule));
+  }
+  template <std::convertible_to<OptimizerConfig>... More>
+  requires(sizeof...(More) > 0) OptimizerConfig(OptimizerConfig first, More... more)
+      : OptimizerConfig(std::move(first)) {
+    (append(OptimizerConfig(std::move(more))), ...);
+  }
+
+  /// One more schedule of the last optimizer.
+  OptimizerConfig& add(LRSchedulerConfig schedule) & {
+    entries_.back().lr_schedulers.push_back(std::move(schedule));
+    return *this;
+  }
+  OptimizerConfig&& add(LRSchedulerConfig schedule) && {
+    return std::move(add(std::move(schedule)));
+  }
+
+  std::vector<Entry>& entries() { return entries_; }
+
+ private:
+  void append(OptimizerConfig config) {
+    for (auto& entry : config.entries_) {
+      entries_.push_back(std::move(entry));
+    }
+  }
+
+  std::vector<Entry> entries_;
 };
 
 }  // namespace trainer

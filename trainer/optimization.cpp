@@ -1,0 +1,136 @@
+#include <trainer/optimization.h>
+
+#include <fmt/format.h>
+
+#include <trainer/core/error.h>
+#include <trainer/optim/optimizer_state.h>
+
+namespace trainer {
+
+using C = Callback;
+
+Optimization::Optimization(Run& run) : run_(run) {
+  OptimizerConfig config = run_.module.configure_optimizers();
+  entries_ = std::move(config.entries());
+  for (const auto& entry : entries_) {
+    if (entry.optimizer == nullptr) {
+      throw UsageError(fmt::format("{}::configure_optimizers() returned a null optimizer.",
+                                   class_name(run_.module)));
+    }
+    if (run_.config.enable_checkpointing && !has_optimizer_state(*entry.optimizer)) {
+      optimizer_state(*entry.optimizer);  // throws with what to do: now, not at the first save
+    }
+  }
+  check_settings();
+}
+
+void Optimization::check_settings() const {
+  const std::string name = class_name(run_.module);
+  if (run_.module.automatic_optimization()) {
+    if (entries_.empty()) {
+      throw UsageError(
+          fmt::format("{}::configure_optimizers() returned no optimizer. Return one, or turn "
+                      "automatic_optimization() off.",
+                      name));
+    }
+    if (entries_.size() > 1) {
+      throw UsageError(
+          fmt::format("{}::configure_optimizers() returned {} optimizers; automatic optimization "
+                      "knows which to "
+                      "step only where there is one. Override automatic_optimization() to return "
+                      "false, and step "
+                      "them in training_step().",
+                      name, entries_.size()));
+    }
+    return;
+  }
+  const char* setting = run_.config.gradient_clip_val ? "gradient_clip_val"
+                        : run_.config.accumulate_grad_batches != Accumulation(1)
+                            ? "accumulate_grad_batches"
+                            : nullptr;
+  if (setting != nullptr) {
+    throw ConfigError(fmt::format(
+        "trainer.{} has no effect on {}, which optimizes by hand (automatic_optimization() is "
+        "false). Unset it, and do it in training_step().",
+        setting, name));
+  }
+}
+
+torch::optim::Optimizer& Optimization::optimizer(size_t index) {
+  if (index >= entries_.size()) {
+    throw UsageError(
+        fmt::format("optimizer({}): configure_optimizers() returned {}.", index, entries_.size()));
+  }
+  return *entries_[index].optimizer;
+}
+
+std::vector<LRScheduler*> Optimization::lr_schedulers() {
+  std::vector<LRScheduler*> all;
+  for (const auto& entry : entries_) {
+    for (const auto& schedule : entry.lr_schedulers) {
+      all.push_back(schedule.scheduler.get());
+    }
+  }
+  return all;
+}
+
+void Optimization::backward(const torch::Tensor& loss) {
+  run_.callbacks.call<&C::on_before_backward>(loss);
+  run_.module.on_before_backward(loss);
+  run_.module.backward(loss);
+  run_.callbacks.call<&C::on_after_backward>();
+  run_.module.on_after_backward();
+}
+
+void Optimization::zero_grad(torch::optim::Optimizer& optimizer) {
+  run_.strategy.zero_gradients(optimizer);
+}
+
+torch::Tensor Optimization::step(torch::optim::Optimizer& optimizer, const Closure& closure) {
+  auto evaluate = [&] {
+    torch::Tensor loss = closure ? closure() : torch::Tensor();
+    run_.strategy.finish_gradient_sync();
+    run_.callbacks.call<&C::on_before_optimizer_step>(optimizer);
+    run_.module.on_before_optimizer_step(optimizer);
+    return loss;
+  };
+  auto loss = run_.strategy.optimizer_step(optimizer, std::ref(evaluate));
+  ++run_.progress.global_step;
+  return loss;
+}
+
+void Optimization::step_lr_schedulers(Interval interval, int64_t intervals_done) {
+  for (const auto& entry : entries_) {
+    for (const auto& schedule : entry.lr_schedulers) {
+      if (schedule.interval == interval && intervals_done % schedule.frequency == 0) {
+        run_.module.lr_scheduler_step(*schedule.scheduler, std::nullopt);
+      }
+    }
+  }
+}
+
+nlohmann::json Optimization::state_dict() const {
+  auto states = nlohmann::json::array();
+  for (const auto& entry : entries_) {
+    for (const auto& schedule : entry.lr_schedulers) {
+      states.push_back(schedule.scheduler->state_dict());
+    }
+  }
+  return states;
+}
+
+void Optimization::load_state_dict(const nlohmann::json& states) {
+  const auto schedulers = lr_schedulers();
+  if (states.size() != schedulers.size()) {
+    throw CheckpointError(
+        fmt::format("the checkpoint has {} learning-rate schedules, the module's "
+                    "configure_optimizers() returned "
+                    "{}. Resume with the same ones.",
+                    states.size(), schedulers.size()));
+  }
+  for (size_t i = 0; i < schedulers.size(); ++i) {
+    schedulers[i]->load_state_dict(states[i]);
+  }
+}
+
+}  // namespace trainer

@@ -1,0 +1,125 @@
+#include <trainer/schedule.h>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include <trainer/core/error.h>
+
+namespace trainer {
+namespace {
+
+using Unit = Duration::Unit;
+
+constexpr int64_t kDefaultMaxEpochs = 1000;
+
+/// Batches from one validation to the next.
+int64_t interval_in_batches(const TrainerConfig& config, int64_t num_batches) {
+  if (const auto* fraction = std::get_if<double>(&config.val_check_interval)) {
+    return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(num_batches) * *fraction));
+  }
+  if (const auto* count = std::get_if<int64_t>(&config.val_check_interval)) {
+    return *count;
+  }
+  const auto& duration = std::get<Duration>(config.val_check_interval);
+  const auto count = static_cast<int64_t>(duration.count);
+  return duration.unit == Unit::kSteps ? count * config.accumulate_grad_batches.at(0) : count;
+}
+
+}  // namespace
+
+TrainingLimits::TrainingLimits(const TrainerConfig& config)
+    : max_epochs_(config.max_epochs.value_or(-1)),
+      max_steps_(config.max_steps),
+      min_epochs_(config.min_epochs.value_or(0)),
+      min_steps_(config.min_steps.value_or(0)) {
+  if (config.max_time) {
+    max_seconds_ = config.max_time->count;
+  }
+  if (config.max_duration) {
+    const double count = config.max_duration->count;
+    switch (config.max_duration->unit) {
+      case Unit::kEpochs: max_epochs_ = static_cast<int64_t>(count); break;
+      case Unit::kSteps: max_steps_ = static_cast<int64_t>(count); break;
+      case Unit::kBatches: max_batches_ = count; break;
+      case Unit::kSamples: max_samples_ = count; break;
+      case Unit::kSeconds: max_seconds_ = count; break;
+    }
+  }
+  const bool is_limited = config.max_epochs || max_steps_ >= 0 || max_seconds_ ||
+                          max_epochs_ >= 0 || max_batches_ || max_samples_;
+  if (!is_limited) {
+    max_epochs_ = kDefaultMaxEpochs;
+  }
+}
+
+bool TrainingLimits::is_reached(const Progress& progress, double training_s) const {
+  return (max_steps_ >= 0 && progress.global_step >= max_steps_) ||
+         (max_epochs_ >= 0 && progress.current_epoch >= max_epochs_) ||
+         (max_samples_ && static_cast<double>(progress.samples) >= *max_samples_) ||
+         (max_batches_ && static_cast<double>(progress.batches) >= *max_batches_) ||
+         (max_seconds_ && training_s >= *max_seconds_);
+}
+
+bool TrainingLimits::may_stop(const Progress& progress) const {
+  return progress.current_epoch >= min_epochs_ && progress.global_step >= min_steps_;
+}
+
+ValidationSchedule::ValidationSchedule(const TrainerConfig& config, int64_t num_batches)
+    : every_n_epochs_(config.check_val_every_n_epoch), num_batches_(num_batches) {
+  const auto* duration = std::get_if<Duration>(&config.val_check_interval);
+  if (duration != nullptr && duration->is_time()) {
+    seconds_ = duration->count;
+    return;
+  }
+  batches_ = interval_in_batches(config, num_batches);
+  if (batches_ > num_batches && every_n_epochs_) {
+    throw ConfigError(fmt::format(
+        "trainer.val_check_interval: {} batches, but an epoch has {}: validation would never run. "
+        "Give at most {}, or a fraction of an epoch as a float (1.0), or check_val_every_n_epoch: "
+        "null to count batches across epochs.",
+        batches_, num_batches, num_batches));
+  }
+}
+
+bool ValidationSchedule::runs_in_epoch(int64_t epoch) const {
+  return !every_n_epochs_ || (epoch + 1) % *every_n_epochs_ == 0;
+}
+
+int64_t ValidationSchedule::position(const Progress& progress) const {
+  return every_n_epochs_ ? progress.batch_idx : progress.batches;
+}
+
+bool ValidationSchedule::is_due(const Progress& progress, double training_s) const {
+  const int64_t at = position(progress);
+  if (at == 0 || at == ran_at_ || !runs_in_epoch(progress.current_epoch)) {
+    return false;
+  }
+  if (seconds_) {
+    return training_s - ran_at_s_ >= *seconds_;
+  }
+  // Once a multiple of the interval was passed since it ran last.
+  return at / batches_ > std::max<int64_t>(ran_at_, 0) / batches_;
+}
+
+void ValidationSchedule::ran(const Progress& progress, double training_s) {
+  ran_at_ = position(progress);
+  ran_at_s_ = training_s;
+}
+
+void ValidationSchedule::begin_epoch() {
+  if (every_n_epochs_) {
+    ran_at_ = -1;
+  }
+}
+
+nlohmann::json ValidationSchedule::state_dict() const {
+  return {{"ran_at", ran_at_}, {"ran_at_s", ran_at_s_}};
+}
+
+void ValidationSchedule::load_state_dict(const nlohmann::json& state) {
+  ran_at_ = state.at("ran_at");
+  ran_at_s_ = state.at("ran_at_s");
+}
+
+}  // namespace trainer

@@ -1,0 +1,61 @@
+#pragma once
+// When training ends and when validation runs: the Trainer's settings as questions about the run's
+// progress.
+
+#include <optional>
+
+#include <nlohmann/json.hpp>
+
+#include <trainer/progress.h>
+#include <trainer/trainer_config.h>
+
+namespace trainer {
+
+/// max_epochs, max_steps, max_time, max_duration, and the minima that hold back an early stop.
+class TrainingLimits {
+ public:
+  explicit TrainingLimits(const TrainerConfig& config);
+
+  /// A maximum is reached. `training_s`: seconds of training so far, resumed runs included.
+  bool is_reached(const Progress& progress, double training_s) const;
+  /// min_epochs and min_steps are met: should_stop may take effect.
+  bool may_stop(const Progress& progress) const;
+  /// A limit in time is set, so that the clock has to be read.
+  bool has_time() const { return max_seconds_.has_value(); }
+
+ private:
+  int64_t max_epochs_, max_steps_, min_epochs_, min_steps_;
+  std::optional<double> max_samples_, max_batches_, max_seconds_;
+};
+
+/// val_check_interval and check_val_every_n_epoch.
+class ValidationSchedule {
+ public:
+  /// `num_batches`: of a training epoch. Throws ConfigError for an interval that no epoch reaches.
+  ValidationSchedule(const TrainerConfig& config, int64_t num_batches);
+
+  /// Validation may run in this epoch.
+  bool runs_in_epoch(int64_t epoch) const;
+  /// At the edge of a step: validation has to run now. `training_s`: seconds of training so far.
+  bool is_due(const Progress& progress, double training_s) const;
+  void ran(const Progress& progress, double training_s);
+  /// A new epoch begins.
+  void begin_epoch();
+  bool has_time() const { return seconds_.has_value(); }
+
+  nlohmann::json state_dict() const;
+  void load_state_dict(const nlohmann::json& state);
+
+ private:
+  /// What intervals count: batches of this epoch, or of all epochs.
+  int64_t position(const Progress& progress) const;
+
+  std::optional<int64_t> every_n_epochs_;
+  int64_t num_batches_;
+  int64_t batches_ = 0;  // between two validations
+  std::optional<double> seconds_;
+  int64_t ran_at_ = -1;  // position after which it ran last
+  double ran_at_s_ = 0;
+};
+
+}  // namespace trainer
