@@ -48,7 +48,9 @@ class RecordingModule : public ToyModule {
   RECORD(on_after_backward)
   RECORD(setup, Stage)
   RECORD(teardown, Stage)
-  RECORD(on_train_batch_start, const Batch&, int64_t)
+  RECORD(on_validation_model_zero_grad)
+  RECORD(on_validation_model_train)
+  RECORD(on_test_model_train)
   RECORD(on_validation_batch_start, const Batch&, int64_t)
   RECORD(on_validation_batch_end, const Batch&, int64_t)
   RECORD(on_test_batch_start, const Batch&, int64_t)
@@ -60,6 +62,41 @@ class RecordingModule : public ToyModule {
   RECORD(on_before_optimizer_step, torch::optim::Optimizer&)
   RECORD(on_before_backward, const torch::Tensor&)
   RECORD(on_save_checkpoint, nlohmann::json&)
+  RECORD(on_load_checkpoint, const nlohmann::json&)
+
+  std::vector<std::shared_ptr<Callback>> configure_callbacks() override {
+    record(kWho, "configure_callbacks");
+    return {};
+  }
+  bool on_train_batch_start(const Batch&, int64_t) override {
+    record(kWho, "on_train_batch_start");
+    return true;
+  }
+  void on_validation_model_eval() override {
+    record(kWho, "on_validation_model_eval");
+    ToyModule::on_validation_model_eval();
+  }
+  void on_test_model_eval() override {
+    record(kWho, "on_test_model_eval");
+    ToyModule::on_test_model_eval();
+  }
+  void on_predict_model_eval() override {
+    record(kWho, "on_predict_model_eval");
+    ToyModule::on_predict_model_eval();
+  }
+  void optimizer_zero_grad(torch::optim::Optimizer& optimizer, Strategy& strategy) override {
+    record(kWho, "optimizer_zero_grad");
+    ToyModule::optimizer_zero_grad(optimizer, strategy);
+  }
+  void lr_scheduler_step(LRScheduler& scheduler, std::optional<double> metric) override {
+    record(kWho, "lr_scheduler_step");
+    ToyModule::lr_scheduler_step(scheduler, metric);
+  }
+  void clip_gradients(torch::optim::Optimizer& optimizer, Strategy& strategy,
+                      std::optional<double> max_norm, std::optional<double> max_value) override {
+    record(kWho, "clip_gradients");
+    ToyModule::clip_gradients(optimizer, strategy, max_norm, max_value);
+  }
 
   torch::Tensor training_step(const Batch& batch, int64_t batch_idx) override {
     record(kWho, "training_step");
@@ -79,7 +116,12 @@ class RecordingModule : public ToyModule {
   }
   OptimizerConfig configure_optimizers() override {
     record(kWho, "configure_optimizers");
-    return ToyModule::configure_optimizers();
+    auto optimizer = std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(0.01));
+    auto by_step = std::make_unique<StepLR>(*optimizer, 1);
+    auto by_epoch = std::make_unique<StepLR>(*optimizer, 1);
+    return OptimizerConfig(std::move(optimizer))
+        .add({.scheduler = std::move(by_step), .interval = Interval::kStep})
+        .add({.scheduler = std::move(by_epoch), .interval = Interval::kEpoch});
   }
   void backward(const torch::Tensor& loss) override {
     record(kWho, "backward");
@@ -138,6 +180,7 @@ class RecordingCallback : public Callback {
   RECORD(on_before_optimizer_step, Trainer&, Module&, torch::optim::Optimizer&)
   RECORD(on_before_backward, Trainer&, Module&, const torch::Tensor&)
   RECORD(on_save_checkpoint, Trainer&, Module&, nlohmann::json&)
+  RECORD(on_load_checkpoint, Trainer&, Module&, const nlohmann::json&)
 
   nlohmann::json state_dict() const override {
     record(kWho, "state_dict");
@@ -228,6 +271,14 @@ TEST(HookOrder, IsLightningsOwn) {
     run();
     EXPECT_EQ(calls(), expected(stage)) << stage;
   }
+  config.limit_train_batches = int64_t{1};
+  config.accumulate_grad_batches = 1;
+  config.max_epochs = 2;
+  config.enable_checkpointing = false;
+  config.callbacks = {use<RecordingCallback>()};
+  calls().clear();
+  Trainer(config).fit(module, data, "last");
+  EXPECT_EQ(calls(), expected("resume fit"));
 }
 
 }  // namespace

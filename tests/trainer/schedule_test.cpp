@@ -1,0 +1,121 @@
+#include <trainer/schedule.h>
+
+#include <gtest/gtest.h>
+
+#include <trainer/core/error.h>
+
+#include <tests/support/thrown.h>
+#include <tests/support/toy.h>
+
+namespace trainer::test {
+namespace {
+
+/// The batches after which validation runs, in `epochs` epochs of `num_batches`, a batch being a
+/// step that takes a second.
+std::vector<int64_t> validated(const TrainerConfig& config, int64_t num_batches, int64_t epochs,
+                               int64_t resumed_at = -1) {
+  auto schedule = std::make_unique<ValidationSchedule>(config, num_batches);
+  std::vector<int64_t> at;
+  Progress progress;
+  for (; progress.current_epoch < epochs; ++progress.current_epoch) {
+    for (progress.batch_idx = 0; progress.batch_idx < num_batches;) {
+      ++progress.batch_idx;
+      ++progress.batches;
+      if (progress.batches == resumed_at) {
+        const auto state = schedule->state_dict();
+        schedule = std::make_unique<ValidationSchedule>(config, num_batches);
+        schedule->load_state_dict(state);
+      }
+      const auto now = static_cast<double>(progress.batches);
+      if (schedule->is_due(progress, now)) {
+        at.push_back(progress.batches);
+        schedule->ran(progress, now);
+        EXPECT_FALSE(schedule->is_due(progress, now));
+      }
+    }
+    schedule->begin_epoch();
+  }
+  return at;
+}
+
+using Batches = std::vector<int64_t>;
+
+TrainerConfig every(CheckInterval interval, std::optional<int64_t> epochs = 1) {
+  TrainerConfig config;
+  config.val_check_interval = interval;
+  config.check_val_every_n_epoch = epochs;
+  return config;
+}
+
+TEST(ValidationSchedule, CountsFractionsAndBatches) {
+  EXPECT_EQ(validated(every(1.0), 5, 3), (Batches{5, 10, 15}));
+  EXPECT_EQ(validated(every(0.5), 5, 2), (Batches{2, 4, 7, 9}));
+  EXPECT_EQ(validated(every(0.01), 3, 1), (Batches{1, 2, 3}));
+  EXPECT_EQ(validated(every(int64_t{3}), 5, 2), (Batches{3, 8}));
+  EXPECT_EQ(validated(every(int64_t{1}), 2, 2), (Batches{1, 2, 3, 4})) << "one batch, not 100 %";
+}
+
+TEST(ValidationSchedule, SkipsEpochs) {
+  EXPECT_EQ(validated(every(1.0, 2), 5, 4), (Batches{10, 20}));
+  EXPECT_EQ(validated(every(int64_t{3}, 2), 5, 4), (Batches{8, 18}));
+}
+
+TEST(ValidationSchedule, CountsAcrossEpochs) {
+  EXPECT_EQ(validated(every(int64_t{7}, std::nullopt), 5, 5), (Batches{7, 14, 21}));
+  EXPECT_EQ(validated(every("4batch", std::nullopt), 5, 2), (Batches{4, 8}));
+}
+
+TEST(ValidationSchedule, TakesTimeAndSteps) {
+  EXPECT_EQ(validated(every("4s"), 5, 3), (Batches{4, 8, 12}));
+  TrainerConfig config = every("2step");
+  config.accumulate_grad_batches = 2;
+  EXPECT_EQ(validated(config, 5, 2), (Batches{4, 9}));
+}
+
+TEST(ValidationSchedule, GoesOnWhereItWasSaved) {
+  for (const auto& config : {every(0.3), every(int64_t{7}, std::nullopt), every("4s")}) {
+    const auto whole = validated(config, 7, 4);
+    for (int64_t at = 1; at <= 28; ++at) {
+      EXPECT_EQ(validated(config, 7, 4, at), whole) << at;
+    }
+  }
+}
+
+TEST(ValidationSchedule, RefusesAnIntervalThatNoEpochReaches) {
+  EXPECT_THROW(ValidationSchedule(every(int64_t{6}), 5), ConfigError);
+  EXPECT_NO_THROW(ValidationSchedule(every(int64_t{6}, std::nullopt), 5));
+}
+
+TEST(TrainingLimits, AreReachedInEveryUnit) {
+  const Progress progress{.current_epoch = 2, .global_step = 20, .batches = 40, .samples = 160};
+  const auto is_reached = [&](const Duration& duration, double training_s = 0) {
+    TrainerConfig config;
+    config.max_duration = duration;
+    return TrainingLimits(config).is_reached(progress, training_s);
+  };
+  for (const char* reached : {"2ep", "20step", "40batch", "160sample"}) {
+    EXPECT_TRUE(is_reached(reached)) << reached;
+  }
+  for (const char* open : {"3ep", "21step", "41batch", "161sample", "1h"}) {
+    EXPECT_FALSE(is_reached(open)) << open;
+  }
+  EXPECT_TRUE(is_reached("1h", 3600));
+  TrainerConfig config;
+  config.max_time = Duration("10s");
+  EXPECT_FALSE(TrainingLimits(config).is_reached({.current_epoch = 5000}, 9)) << "no other limit";
+  EXPECT_TRUE(TrainingLimits(config).is_reached({}, 10));
+  EXPECT_TRUE(TrainingLimits({}).is_reached({.current_epoch = 1000}, 0)) << "the default";
+}
+
+TEST(TrainingLimits, HoldBackAnEarlyStop) {
+  TrainerConfig config;
+  config.min_epochs = 2;
+  config.min_steps = 10;
+  const TrainingLimits limits(config);
+  EXPECT_FALSE(limits.may_stop({.current_epoch = 1, .global_step = 50}));
+  EXPECT_FALSE(limits.may_stop({.current_epoch = 3, .global_step = 9}));
+  EXPECT_TRUE(limits.may_stop({.current_epoch = 2, .global_step = 10}));
+}
+
+}  // namespace
+}  // namespace trainer::test
