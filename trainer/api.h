@@ -23,6 +23,7 @@
 #include <trainer/data/readers/idx.h>
 #include <trainer/data/readers/npy.h>
 #include <trainer/data/readers/token_file.h>
+#include <trainer/load_from_checkpoint.h>
 #include <trainer/module.h>
 #include <trainer/optim/adamw.h>
 #include <trainer/optim/lr_scheduler.h>

@@ -134,11 +134,14 @@ Progress SavedRun::progress() const {
   });
 }
 
+void SavedRun::restore_weights(Module& module) const {
+  module.on_load_checkpoint(reading(path(), [&] { return state_.at("user"); }));
+  load_module_state(module, checkpoint_.tensors(kWeights));
+}
+
 void SavedRun::restore_model(Run& run) const {
-  const auto& user = reading(path(), [&] { return state_.at("user"); });
-  run.module.on_load_checkpoint(user);
-  load_module_state(run.module, checkpoint_.tensors(kWeights));
-  run.callbacks.call<&C::on_load_checkpoint>(user);
+  restore_weights(run.module);
+  run.callbacks.call<&C::on_load_checkpoint>(reading(path(), [&] { return state_.at("user"); }));
 }
 
 void SavedRun::restore_callbacks(Run& run) const {

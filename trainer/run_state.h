@@ -22,7 +22,9 @@ class SavedRun {
   uint64_t seed() const;
   Progress progress() const;
 
-  /// The user's hooks and the weights.
+  /// The module's hook and its weights.
+  void restore_weights(Module& module) const;
+  /// The same with the callbacks' hooks.
   void restore_model(Run& run) const;
   /// The states of the data module and the callbacks.
   void restore_callbacks(Run& run) const;

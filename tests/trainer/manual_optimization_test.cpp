@@ -162,9 +162,10 @@ TEST(ManualOptimization, HasNoOptimizersOutsideOfFit) {
     void setup(Stage) override { optimizer(); }
   } module;
   ToyData data;
-  EXPECT_EQ(thrown<UsageError>([&] { Trainer(steps(1)).fit(module, data); }),
-            "Impatient: optimizers are there while fit trains only. Use them in training_step() and "
-            "the hooks around it.");
+  EXPECT_EQ(
+      thrown<UsageError>([&] { Trainer(steps(1)).fit(module, data); }),
+      "Impatient: optimizers are there while fit trains only. Use them in training_step() and "
+      "the hooks around it.");
 }
 
 }  // namespace

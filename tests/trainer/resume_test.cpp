@@ -15,7 +15,7 @@ struct Case {
   const char* name;
   int64_t stop_at;  // optimizer steps before the interruption
   int64_t accumulate = 1;
-  BatchLimit val_check_interval = 1.0;
+  CheckInterval val_check_interval = 1.0;
   bool by_signal = false;
 };
 
