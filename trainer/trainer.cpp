@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <trainer/builtins.h>
+#include <trainer/checkpoint/module_state.h>
 #include <trainer/core/error.h>
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
@@ -241,6 +242,11 @@ void Trainer::set_up(const SavedRun* saved) {
     } else {
       progress_ = saved->progress();  // rows of an evaluation carry the step of its weights
     }
+  }
+  if (saved == nullptr && stage_ == Stage::kFit && init_from_) {
+    const bool is_checkpoint = std::filesystem::is_directory(*init_from_);
+    const safetensors::File weights(is_checkpoint ? *init_from_ / "model.safetensors" : *init_from_);
+    log::info(init_module_state(run_->module, weights));
   }
   open_loggers(saved);
   strategy_->setup_module(run_->module);

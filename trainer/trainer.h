@@ -64,6 +64,9 @@ class Trainer {
   /// Where `last` and `best` are looked for when a checkpoint is given by those names; default:
   /// this trainer's own run, else the newest one.
   void set_run(const fs::Path& run_dir) { searched_run_ = run_dir; }
+  /// Weights to begin the next fit with, from a safetensors file or a checkpoint folder; what is
+  /// taken by name is reported. Without effect on a fit that resumes.
+  void set_init_from(const fs::Path& weights) { init_from_ = weights; }
   /// The configuration that config.yaml and the loggers get; default: this trainer's settings and
   /// the module's class.
   void set_hyperparams(config::Node hyperparams) { hyperparams_ = std::move(hyperparams); }
@@ -137,6 +140,7 @@ class Trainer {
   std::unique_ptr<RunMetrics> metrics_;
   config::Node hyperparams_;
   std::optional<fs::Path> searched_run_;
+  std::optional<fs::Path> init_from_;
   std::optional<RunDirectory> run_directory_;
   std::optional<fs::DirectoryLock> lock_;  // of the run's folder, while a stage writes to it
   bool callbacks_are_used_ = false;        // they remember an earlier stage

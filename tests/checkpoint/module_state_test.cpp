@@ -100,6 +100,24 @@ TEST(ModuleState, OfAnotherArchitectureIsRefusedWithEveryDifference) {
   EXPECT_TRUE(torch::equal(linear->weight, before));
 }
 
+TEST(InitModuleState, TakesWhatFitsAndTellsOfTheRest) {
+  const TempDir dir;
+  torch::nn::Linear linear(2, 3);
+  const auto bias = linear->bias.detach().clone();
+  const auto weight = torch::randn({3, 2});
+  const auto file = saved(dir / "w", {{"weight", weight.to(torch::kDouble)},
+                                      {"bias", torch::zeros(4)},
+                                      {"head.weight", torch::zeros({1, 7})}});
+  EXPECT_EQ(init_module_state(*linear, file),
+            (dir / "w").string() +
+                ": 1 of the module's 2 tensors are taken\n"
+                "  kept as made: bias [3] Float, which is [4] Float in the file\n"
+                "  left aside: head.weight [1, 7] Float, which the module does not have");
+  EXPECT_TRUE(torch::equal(linear->weight, weight));
+  EXPECT_TRUE(torch::equal(linear->bias, bias));
+  EXPECT_THROW(init_module_state(*linear, saved(dir / "n", {{"other", weight}})), CheckpointError);
+}
+
 /// Two steps of the optimizer, so that it has a state.
 void train(torch::nn::Module& module, torch::optim::Optimizer& optimizer) {
   for (int step = 0; step < 2; ++step) {

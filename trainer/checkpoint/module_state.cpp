@@ -97,6 +97,39 @@ void load_module_state(torch::nn::Module& module, const safetensors::File& file)
   }
 }
 
+std::string init_module_state(torch::nn::Module& module, const safetensors::File& file) {
+  const torch::NoGradGuard no_grad;
+  const auto own = module_state(module);
+  std::string lines;
+  int64_t num_taken = 0;
+  std::set<std::string> known;
+  for (const auto& [name, tensor] : own) {
+    known.insert(name);
+    if (!file.contains(name)) {
+      lines += fmt::format("\n  kept as made: {} {}, which the file does not have", name,
+                           shape_of(tensor));
+    } else if (const auto saved = file.tensor(name); saved.sizes() != tensor.sizes()) {
+      lines += fmt::format("\n  kept as made: {} {}, which is {} in the file", name,
+                           shape_of(tensor), shape_of(saved));
+    } else {
+      tensor.copy_(saved);
+      ++num_taken;
+    }
+  }
+  for (const auto& name : file.names()) {
+    if (!known.contains(name)) {
+      lines += fmt::format("\n  left aside: {} {}, which the module does not have", name,
+                           shape_of(file.tensor(name)));
+    }
+  }
+  const std::string report = fmt::format("{}: {} of the module's {} tensors are taken{}",
+                                         file.path().string(), num_taken, own.size(), lines);
+  if (num_taken == 0) {
+    throw CheckpointError(report + "\n  Give weights of this architecture, or leave --init_from out.");
+  }
+  return report;
+}
+
 safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
                                        const torch::optim::Optimizer& optimizer) {
   const auto names = parameter_names(module, optimizer);

@@ -17,6 +17,11 @@ safetensors::Tensors module_state(const torch::nn::Module& module);
 /// unexpected, or has another shape or dtype, with the shapes; the module is then unchanged.
 void load_module_state(torch::nn::Module& module, const safetensors::File& file);
 
+/// Fine-tuning: copies those values whose names and shapes fit, converted to the module's dtypes, and
+/// leaves the rest of the module as it was made. Returns a report of what was taken, kept and left
+/// aside. Throws CheckpointError, with the names, when nothing fits.
+std::string init_module_state(torch::nn::Module& module, const safetensors::File& file);
+
 /// The optimizer's tensors as `<parameter name>.<state name>`; parameters that are not the module's
 /// are called `optimizer.<index>`. Throws UsageError where the optimizer cannot be saved.
 safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,

@@ -86,6 +86,8 @@ void add_stage_options(Command& command) {
   app.add_option("--ckpt_path", command.arguments.ckpt_path, "Checkpoint: last, best, or a path.");
   app.add_option("--run", command.arguments.run,
                  "Run folder in which last and best are looked for.");
+  app.add_option("--init_from", command.arguments.init_from,
+                 "Weights to begin fit with: a safetensors file or a checkpoint folder.");
   app.add_flag("--print_config", command.arguments.print_config,
                "Print the whole configuration and stop.");
 }

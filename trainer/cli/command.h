@@ -14,6 +14,7 @@ struct Arguments {
   ConfigSources config;
   std::optional<std::string> ckpt_path;
   std::optional<std::string> run;
+  std::optional<std::string> init_from;
   bool print_config = false;
 };
 

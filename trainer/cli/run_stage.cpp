@@ -101,6 +101,9 @@ int run_stage(Stage stage, const Arguments& arguments) {
   if (arguments.run) {
     trainer.set_run(*arguments.run);
   }
+  if (arguments.init_from) {
+    trainer.set_init_from(*arguments.init_from);
+  }
   const auto module = config.model.create();
   const auto data = config.data.create();
   switch (stage) {
