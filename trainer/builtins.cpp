@@ -14,6 +14,7 @@
 
 #include <trainer/accelerator.h>
 #include <trainer/core/registry.h>
+#include <trainer/optim/factories.h>
 
 namespace trainer {
 
@@ -31,6 +32,16 @@ void register_builtins() {
     register_class<CSVLogger>();
     register_class<JSONLLogger>();
     register_class<TensorBoardLogger>();
+    register_class<optim::factory::Adagrad>();
+    register_class<optim::factory::Adam>();
+    register_class<optim::factory::AdamW>();
+    register_class<optim::factory::LAMB>();
+    register_class<optim::factory::LBFGS>();
+    register_class<optim::factory::Lion>();
+    register_class<optim::factory::Muon>();
+    register_class<optim::factory::RMSprop>();
+    register_class<optim::factory::SGD>();
+    register_class<optim::factory::ScheduleFreeAdamW>();
     load.commit();
   });
 }

@@ -20,6 +20,7 @@
 #include <trainer/optim/adamw.h>
 #include <trainer/optim/optimizer_state.h>
 
+#include <tests/optim/optimizer_kinds.h>
 #include <tests/support/thrown.h>
 
 namespace trainer {
@@ -27,123 +28,46 @@ namespace {
 
 using test::thrown;
 
+using test::copy_values;
+using test::equal;
+using test::Kind;
+using test::kind;
+using test::Parameters;
+using test::stored;
+using test::train;
+
 using torch::Tensor;
 using torch::optim::Optimizer;
-using torch::optim::OptimizerParamGroup;
 
-using Parameters = std::vector<Tensor>;
-
-Parameters make_parameters(double value = 0.5) {
-  return {torch::full({3, 4}, value, torch::requires_grad()),
-          torch::full({5}, value, torch::requires_grad()),
-          torch::full({2, 2}, value, torch::dtype(torch::kBFloat16).requires_grad(true)),
-          torch::full({}, value, torch::requires_grad()), torch::full({6}, value)};
-}
-
-/// Random gradients, the same for the same step. The first parameter always gets one, the second
-/// from step 3 on, the fourth now and then, the frozen fifth never.
-void set_gradients(Parameters& parameters, int step) {
-  torch::manual_seed(step);
-  for (int i = 0; i < 4; ++i) {
-    const Tensor gradient = torch::randn(parameters[i].sizes()).to(parameters[i].scalar_type());
-    const bool defined = i == 0 || i == 2 || (i == 1 ? step >= 3 : step % 3 == 0);
-    parameters[i].mutable_grad() = defined ? gradient : Tensor();
-  }
-}
-
-void train(Optimizer& optimizer, Parameters& parameters, int begin, int end) {
-  for (int step = begin; step < end; ++step) {
-    set_gradients(parameters, step);
-    optimizer.step();
-  }
-}
-
-/// As a checkpoint keeps it: tensors of its own, the rest through text.
-OptimizerState stored(const OptimizerState& state) {
-  OptimizerState result;
-  for (const auto& tensors : state.parameters) {
-    auto& copy = result.parameters.emplace_back();
-    for (const auto& [name, tensor] : tensors) {
-      copy[name] = tensor.clone();
-    }
-  }
-  result.groups = nlohmann::json::parse(state.groups.dump());
-  return result;
-}
-
-void copy_values(const Parameters& from, const Parameters& to) {
-  const torch::NoGradGuard no_grad;
-  for (size_t i = 0; i < from.size(); ++i) {
-    to[i].copy_(from[i]);
-  }
-}
-
-bool equal(const Parameters& a, const Parameters& b) {
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!torch::equal(a[i], b[i])) {
-      return false;
-    }
-  }
-  return a.size() == b.size();
-}
-
-bool equal(const OptimizerState& a, const OptimizerState& b) {
-  if (a.groups != b.groups || a.parameters.size() != b.parameters.size()) {
-    return false;
-  }
-  for (size_t i = 0; i < a.parameters.size(); ++i) {
-    if (a.parameters[i].size() != b.parameters[i].size()) {
-      return false;
-    }
-    for (const auto& [name, tensor] : a.parameters[i]) {
-      if (!b.parameters[i].contains(name) || !torch::equal(tensor, b.parameters[i].at(name))) {
-        return false;
-      }
-    }
-  }
-  return true;
-}
-
-/// Makes an optimizer with two groups, the second with half the learning rate.
-struct Kind {
-  std::string name;
-  std::function<std::unique_ptr<Optimizer>(const Parameters&)> make;
-};
-
-template <class O, class Options>
-Kind kind(std::string name, const Options& options) {
-  return {std::move(name), [options](const Parameters& p) -> std::unique_ptr<Optimizer> {
-            Options halved = options;
-            halved.lr(options.lr() / 2);
-            std::vector<OptimizerParamGroup> groups;
-            groups.emplace_back(Parameters{p[0], p[1]}, std::make_unique<Options>(options));
-            groups.emplace_back(Parameters{p[2], p[3], p[4]}, std::make_unique<Options>(halved));
-            return std::make_unique<O>(groups, options);
-          }};
-}
-
+/// Ours and LibTorch's.
 std::vector<Kind> kinds() {
   using namespace torch::optim;  // NOLINT
-  return {
-      kind<optim::AdamW>("FusedAdamW", AdamWOptions(0.05).betas({0.8, 0.9})),
-      kind<optim::AdamW>("FusedAdamWAmsgrad", AdamWOptions(0.05).amsgrad(true)),
-      kind<Adam>("Adam", AdamOptions(0.05).weight_decay(0.1)),
-      kind<Adam>("AdamAmsgrad", AdamOptions(0.05).amsgrad(true)),
-      kind<AdamW>("AdamW", AdamWOptions(0.05)),
-      kind<AdamW>("AdamWAmsgrad", AdamWOptions(0.05).amsgrad(true)),
-      kind<SGD>("SGD", SGDOptions(0.05)),
-      kind<SGD>("SGDNesterov", SGDOptions(0.05).momentum(0.9).nesterov(true)),
-      kind<RMSprop>("RMSprop", RMSpropOptions(0.05)),
-      kind<RMSprop>("RMSpropCentered", RMSpropOptions(0.05).momentum(0.5).centered(true)),
-      kind<Adagrad>("Adagrad", AdagradOptions(0.05).lr_decay(0.1).initial_accumulator_value(0.2)),
-  };
+  auto all = test::our_kinds();
+  for (const Kind& stock : {
+           kind<Adam>("StockAdam", "", AdamOptions(0.05).weight_decay(0.1)),
+           kind<Adam>("StockAdamAmsgrad", "", AdamOptions(0.05).amsgrad(true)),
+           kind<AdamW>("StockAdamW", "", AdamWOptions(0.05)),
+           kind<AdamW>("StockAdamWAmsgrad", "", AdamWOptions(0.05).amsgrad(true)),
+           kind<SGD>("StockSGD", "", SGDOptions(0.05)),
+           kind<SGD>("StockSGDNesterov", "", SGDOptions(0.05).momentum(0.9).nesterov(true)),
+           kind<RMSprop>("StockRMSprop", "", RMSpropOptions(0.05)),
+           kind<RMSprop>("StockRMSpropCentered", "",
+                         RMSpropOptions(0.05).momentum(0.5).centered(true)),
+           kind<Adagrad>("StockAdagrad", "",
+                         AdagradOptions(0.05).lr_decay(0.1).initial_accumulator_value(0.2)),
+       }) {
+    all.push_back(stock);
+  }
+  return all;
 }
+
+Parameters make_parameters() { return kinds()[0].parameters(); }
 
 class EveryOptimizer : public testing::TestWithParam<Kind> {
  protected:
   /// An optimizer of this kind after `num_steps` steps, and its parameters.
   std::pair<std::unique_ptr<Optimizer>, Parameters> trained(int num_steps) const {
-    Parameters parameters = make_parameters();
+    Parameters parameters = GetParam().parameters();
     auto optimizer = GetParam().make(parameters);
     train(*optimizer, parameters, 0, num_steps);
     return {std::move(optimizer), std::move(parameters)};
@@ -157,7 +81,7 @@ TEST_P(EveryOptimizer, ResumedInAFreshOneEqualsNeverStoppedBitForBit) {
   for (const int stop : {0, 1, 2, 5}) {
     auto [never_stopped, expected] = trained(stop);
     const auto saved = stored(optimizer_state(*never_stopped));
-    Parameters resumed = make_parameters(7);
+    Parameters resumed = GetParam().parameters(7);
     auto fresh = GetParam().make(resumed);
     copy_values(expected, resumed);
     load_optimizer_state(*fresh, saved);
@@ -171,7 +95,7 @@ TEST_P(EveryOptimizer, ResumedInAFreshOneEqualsNeverStoppedBitForBit) {
 TEST_P(EveryOptimizer, RolledBackEqualsNeverTried) {
   auto [optimizer, parameters] = trained(2);
   const auto saved = stored(optimizer_state(*optimizer));
-  Parameters before = make_parameters();
+  Parameters before = GetParam().parameters();
   copy_values(parameters, before);
   train(*optimizer, parameters, 2, 9);  // Gives the second parameter its first state.
   copy_values(before, parameters);
@@ -188,7 +112,7 @@ TEST_P(EveryOptimizer, RestoresTheLearningRateOfEachGroup) {
   optimizer->param_groups()[0].options().set_lr(0.1 + 0.2);
   optimizer->param_groups()[1].options().set_lr(1e-300);
   const auto saved = stored(optimizer_state(*optimizer));
-  Parameters other = make_parameters();
+  Parameters other = GetParam().parameters();
   auto fresh = GetParam().make(other);
   load_optimizer_state(*fresh, saved);
   EXPECT_EQ(fresh->param_groups()[0].options().get_lr(), 0.1 + 0.2);
@@ -199,7 +123,7 @@ TEST_P(EveryOptimizer, KeepsNoTensorOfTheStateItLoaded) {
   auto [optimizer, parameters] = trained(4);
   const auto saved = stored(optimizer_state(*optimizer));
   const auto untouched = stored(saved);
-  Parameters other = make_parameters();
+  Parameters other = GetParam().parameters();
   auto fresh = GetParam().make(other);
   load_optimizer_state(*fresh, saved);
   train(*fresh, other, 4, 8);
@@ -280,7 +204,8 @@ TEST(OptimizerState, SharesTheTensors) {
 
 TEST(OptimizerState, KeepsTheStepOfLibTorchsOptimizersAsInt64) {
   Parameters parameters = make_parameters();
-  auto optimizer = kind<torch::optim::Adam>("", torch::optim::AdamOptions(0.1)).make(parameters);
+  auto optimizer =
+      kind<torch::optim::Adam>("", "", torch::optim::AdamOptions(0.1)).make(parameters);
   train(*optimizer, parameters, 0, 3);
   const Tensor step = optimizer_state(*optimizer).parameters[0].at("step");
   EXPECT_EQ(step.scalar_type(), torch::kInt64);
@@ -306,7 +231,7 @@ TEST(OptimizerState, ConvertsToTheDtypeOfTheParameters) {
 
 TEST(OptimizerState, RestoresOptionsThatItHasAndKeepsOthers) {
   Parameters parameters = make_parameters();
-  auto optimizer = kind<optim::AdamW>("", optim::AdamWOptions(0.1).eps(1e-3)).make(parameters);
+  auto optimizer = kind<optim::AdamW>("", "", optim::AdamWOptions(0.1).eps(1e-3)).make(parameters);
   auto state = stored(optimizer_state(*optimizer));
   state.groups[0] = {{"lr", 1}, {"betas", {0.25, 0.75}}, {"weight_decay", 0}, {"note", "mine"}};
   load_optimizer_state(*optimizer, state);
@@ -359,7 +284,7 @@ TEST(OptimizerState, SaysWhatDoesNotFit) {
 TEST(OptimizerState, RefusesAnEmptyEntryForAdagrad) {
   Parameters parameters = make_parameters();
   auto optimizer =
-      kind<torch::optim::Adagrad>("", torch::optim::AdagradOptions(0.1)).make(parameters);
+      kind<torch::optim::Adagrad>("", "", torch::optim::AdagradOptions(0.1)).make(parameters);
   auto state = stored(optimizer_state(*optimizer));
   state.parameters[1].clear();
   EXPECT_EQ(thrown<CheckpointError>([&] { load_optimizer_state(*optimizer, state); }),
@@ -392,9 +317,10 @@ TEST(OptimizerState, IsThereForLibTorchsOptimizersAndTheirDerivedClasses) {
   class MySGD : public torch::optim::SGD {
     using SGD::SGD;
   };
+  EXPECT_TRUE(has_optimizer_state(torch::optim::LBFGS(make_parameters())));
   EXPECT_TRUE(has_optimizer_state(MySGD(make_parameters(), torch::optim::SGDOptions(0.1))));
   for (const Kind& kind : kinds()) {
-    EXPECT_TRUE(has_optimizer_state(*kind.make(make_parameters()))) << kind.name;
+    EXPECT_TRUE(has_optimizer_state(*kind.make(kind.parameters()))) << kind.name;
   }
 }
 
@@ -411,18 +337,15 @@ TEST(OptimizerState, IsRefusedForOthersWithTheirName) {
   const auto expected = [](const std::string& name) {
     return "The state of optimizer " + name +
            " can be neither saved nor restored: it is not one of LibTorch's Adam, AdamW, SGD, "
-           "RMSprop and Adagrad.\n  Derive its class from trainer::StatefulOptimizer too, or use "
+           "RMSprop, Adagrad and LBFGS.\n  Derive its class from trainer::StatefulOptimizer too, "
+           "or use "
            "another optimizer.";
   };
-  torch::optim::LBFGS lbfgs(make_parameters());
-  EXPECT_FALSE(has_optimizer_state(lbfgs));
-  EXPECT_EQ(thrown<UsageError>([&] { optimizer_state(lbfgs); }), expected("torch::optim::LBFGS"));
-  EXPECT_EQ(thrown<UsageError>([&] { load_optimizer_state(lbfgs, {}); }),
-            expected("torch::optim::LBFGS"));
   PlainOptimizer plain(make_parameters());
   EXPECT_FALSE(has_optimizer_state(plain));
-  EXPECT_EQ(thrown<UsageError>([&] { optimizer_state(plain); }),
-            expected("trainer::(anonymous namespace)::PlainOptimizer"));
+  const std::string name = "trainer::(anonymous namespace)::PlainOptimizer";
+  EXPECT_EQ(thrown<UsageError>([&] { optimizer_state(plain); }), expected(name));
+  EXPECT_EQ(thrown<UsageError>([&] { load_optimizer_state(plain, {}); }), expected(name));
 }
 
 }  // namespace

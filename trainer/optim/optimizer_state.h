@@ -15,7 +15,8 @@ namespace trainer {
 struct OptimizerState {
   /// One entry for each parameter, in the order of the groups: "exp_avg" and the like, in the shape
   /// and dtype of the parameter, and "step", a scalar. The entry of a parameter that was never
-  /// updated is empty.
+  /// updated is empty. LBFGS keeps everything in the entry of its first parameter, over the
+  /// elements of all parameters: "d" [n], "old_dirs" [history, n] and the like.
   std::vector<std::map<std::string, torch::Tensor>> parameters;
   /// One object for each group, its options: at least {"lr": 0.001}.
   nlohmann::json groups = nlohmann::json::array();
@@ -32,7 +33,7 @@ class StatefulOptimizer {
 };
 
 /// Whether `optimizer` can be saved: a StatefulOptimizer, or one of LibTorch's Adam, AdamW, SGD,
-/// RMSprop, Adagrad (or a class derived from one of them).
+/// RMSprop, Adagrad, LBFGS (or a class derived from one of them).
 bool has_optimizer_state(const torch::optim::Optimizer& optimizer);
 
 /// Throws UsageError, naming the class, where has_optimizer_state() is false.

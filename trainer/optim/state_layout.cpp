@@ -52,9 +52,27 @@ void check_counts(const Optimizer& optimizer, const OptimizerState& state) {
   }
 }
 
+template <class T>
+nlohmann::json to_json(const T& value) {
+  return value;
+}
+template <class T>
+nlohmann::json to_json(const std::optional<T>& value) {
+  return value ? nlohmann::json(*value) : nlohmann::json();
+}
+
+template <class T>
+void from_json(const nlohmann::json& json, T& value) {
+  json.get_to(value);
+}
+template <class T>
+void from_json(const nlohmann::json& json, std::optional<T>& value) {
+  value = json.is_null() ? std::nullopt : std::optional<T>(json.get<T>());
+}
+
 /// The options of one group with those of the checkpoint put in.
-std::unique_ptr<Options> read_options(const Options& present, const StateLayout& layout,
-                                      const nlohmann::json& saved, size_t group) {
+std::unique_ptr<Options> read_group(const Options& present, const StateLayout& layout,
+                                    const nlohmann::json& saved, size_t group) {
   auto options = present.clone();
   if (!saved.contains("lr")) {
     throw CheckpointError(
@@ -65,10 +83,10 @@ std::unique_ptr<Options> read_options(const Options& present, const StateLayout&
   for (const OptionField& field : layout.option_fields(*options)) {
     if (saved.contains(field.name)) {
       try {
-        std::visit([&](auto* value) { saved[field.name].get_to(*value); }, field.value);
+        std::visit([&](auto* value) { from_json(saved[field.name], *value); }, field.value);
       } catch (const nlohmann::json::exception&) {
         nlohmann::json expected;
-        std::visit([&](const auto* value) { expected = *value; }, field.value);
+        std::visit([&](const auto* value) { expected = to_json(*value); }, field.value);
         throw CheckpointError(
             fmt::format("Optimizer state: {} of group {} is {}, expected a value such as {}.\n"
                         "  The checkpoint is damaged, or was written with another optimizer.",
@@ -155,16 +173,32 @@ void copy_tensors(const Tensors& saved, const std::vector<StateField>& fields,
 
 }  // namespace
 
-OptimizerState save_state(const Optimizer& optimizer, const StateLayout& layout) {
-  OptimizerState result;
+nlohmann::json save_options(const Optimizer& optimizer, const StateLayout& layout) {
+  nlohmann::json result = nlohmann::json::array();
   for (const auto& group : optimizer.param_groups()) {
     const auto options = group.options().clone();
     nlohmann::json saved = nlohmann::json::object();
     for (const OptionField& field : layout.option_fields(*options)) {
-      std::visit([&](const auto* value) { saved[field.name] = *value; }, field.value);
+      std::visit([&](const auto* value) { saved[field.name] = to_json(*value); }, field.value);
     }
-    result.groups.push_back(std::move(saved));
+    result.push_back(std::move(saved));
   }
+  return result;
+}
+
+std::vector<std::unique_ptr<Options>> read_options(const Optimizer& optimizer,
+                                                   const StateLayout& layout,
+                                                   const OptimizerState& state) {
+  check_counts(optimizer, state);
+  std::vector<std::unique_ptr<Options>> result;
+  for (size_t i = 0; i < state.groups.size(); ++i) {
+    result.push_back(read_group(optimizer.param_groups()[i].options(), layout, state.groups[i], i));
+  }
+  return result;
+}
+
+OptimizerState save_state(const Optimizer& optimizer, const StateLayout& layout) {
+  OptimizerState result{.parameters = {}, .groups = save_options(optimizer, layout)};
   for_each_parameter(optimizer, [&](const torch::Tensor& parameter, size_t group, size_t) {
     Tensors& saved = result.parameters.emplace_back();
     const auto state = optimizer.state().find(parameter.unsafeGetTensorImpl());
@@ -186,12 +220,8 @@ OptimizerState save_state(const Optimizer& optimizer, const StateLayout& layout)
 
 void load_state(Optimizer& optimizer, const StateLayout& layout, const OptimizerState& state) {
   const torch::NoGradGuard no_grad;
-  check_counts(optimizer, state);
+  auto options = read_options(optimizer, layout, state);
   auto& groups = optimizer.param_groups();
-  std::vector<std::unique_ptr<Options>> options;
-  for (size_t i = 0; i < groups.size(); ++i) {
-    options.push_back(read_options(groups[i].options(), layout, state.groups[i], i));
-  }
   const auto blank = layout.make_state();
   for_each_parameter(optimizer, [&](const torch::Tensor& parameter, size_t group, size_t index) {
     const Tensors& saved = state.parameters[index];
