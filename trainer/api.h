@@ -25,5 +25,7 @@
 #include <trainer/data/readers/token_file.h>
 #include <trainer/module.h>
 #include <trainer/optim/adamw.h>
-#include <trainer/optim/lr_scheduler.h>
+#include <trainer/optim/lr_scheduler_factory.h>
+#include <trainer/optim/lr_schedules.h>
+#include <trainer/optim/reduce_lr_on_plateau.h>
 #include <trainer/trainer.h>
