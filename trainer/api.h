@@ -26,5 +26,7 @@
 #include <trainer/load_from_checkpoint.h>
 #include <trainer/module.h>
 #include <trainer/optim/adamw.h>
-#include <trainer/optim/lr_scheduler.h>
+#include <trainer/optim/lr_scheduler_factory.h>
+#include <trainer/optim/lr_schedules.h>
+#include <trainer/optim/reduce_lr_on_plateau.h>
 #include <trainer/trainer.h>

@@ -15,6 +15,9 @@
 #include <trainer/accelerator.h>
 #include <trainer/core/registry.h>
 #include <trainer/optim/factories.h>
+#include <trainer/optim/lr_scheduler_factory.h>
+#include <trainer/optim/lr_schedules.h>
+#include <trainer/optim/reduce_lr_on_plateau.h>
 
 namespace trainer {
 
@@ -42,6 +45,21 @@ void register_builtins() {
     register_class<optim::factory::RMSprop>();
     register_class<optim::factory::SGD>();
     register_class<optim::factory::ScheduleFreeAdamW>();
+    register_lr_scheduler<ChainedScheduler>();
+    register_lr_scheduler<ConstantLR>();
+    register_lr_scheduler<CosineAnnealingLR>();
+    register_lr_scheduler<CosineAnnealingWarmRestarts>();
+    register_lr_scheduler<ExponentialLR>();
+    register_lr_scheduler<LinearLR>();
+    register_lr_scheduler<LinearWarmupLR>();
+    register_lr_scheduler<MultiStepLR>();
+    register_lr_scheduler<OneCycleLR>();
+    register_lr_scheduler<PolynomialLR>();
+    register_lr_scheduler<ReduceLROnPlateau>();
+    register_lr_scheduler<SequentialLR>();
+    register_lr_scheduler<StepLR>();
+    register_lr_scheduler<WarmupCosineLR>();
+    register_lr_scheduler<WSDLR>();
     load.commit();
   });
 }

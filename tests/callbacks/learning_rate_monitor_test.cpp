@@ -12,7 +12,7 @@
 #include <tests/callbacks/callback_fixture.h>
 #include <trainer/core/error.h>
 #include <trainer/optim/adamw.h>
-#include <trainer/optim/lr_scheduler.h>
+#include <trainer/optim/lr_schedules.h>
 #include <trainer/trainer.h>
 
 namespace trainer {

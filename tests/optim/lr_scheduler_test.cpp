@@ -1,19 +1,23 @@
+#include <trainer/optim/lr_scheduler.h>
+
 #include <cmath>
 #include <cstdint>
-#include <limits>
-#include <memory>
-#include <numbers>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
-#include <torch/optim/sgd.h>
-#include <torch/types.h>
+#include <torch/optim/adagrad.h>
+#include <torch/optim/adam.h>
+#include <torch/optim/adamw.h>
+#include <torch/optim/rmsprop.h>
 
 #include <trainer/core/error.h>
-#include <trainer/optim/lr_scheduler.h>
+#include <trainer/optim/lr_schedules.h>
+#include <trainer/optim/momentum.h>
 
+#include <tests/optim/lr_scheduler_fixture.h>
 #include <tests/support/thrown.h>
 
 namespace trainer {
@@ -21,44 +25,12 @@ namespace {
 
 using test::thrown;
 
+using test::lrs;
+using test::make_sgd;
 using torch::optim::SGD;
 
-SGD make_optimizer(const std::vector<double>& lrs) {
-  std::vector<torch::optim::OptimizerParamGroup> groups;
-  for (const double lr : lrs) {
-    groups.emplace_back(std::vector{torch::zeros({2}, torch::requires_grad())},
-                        std::make_unique<torch::optim::SGDOptions>(lr));
-  }
-  return SGD(groups, torch::optim::SGDOptions(1.0));
-}
-
-std::vector<double> lrs(const SGD& optimizer) {
-  std::vector<double> result;
-  for (const auto& group : optimizer.param_groups()) {
-    result.push_back(group.options().get_lr());
-  }
-  return result;
-}
-
-/// The learning rates of a run of `num_steps` optimizer steps.
-std::vector<double> trace(LRScheduler& scheduler, const SGD& optimizer, int num_steps) {
-  std::vector<double> result;
-  for (int i = 0; i < num_steps; ++i) {
-    result.push_back(lrs(optimizer)[0]);
-    scheduler.step();
-  }
-  return result;
-}
-
-void expect_near(const std::vector<double>& actual, const std::vector<double>& expected) {
-  ASSERT_EQ(actual.size(), expected.size());
-  for (size_t i = 0; i < actual.size(); ++i) {
-    EXPECT_NEAR(actual[i], expected[i], 1e-14) << "at step " << i;
-  }
-}
-
 TEST(LRScheduler, ScalesEveryGroupFromItsInitialLearningRate) {
-  SGD optimizer = make_optimizer({0.5, 0.25});
+  SGD optimizer = make_sgd({0.5, 0.25});
   LambdaLR scheduler(optimizer, [](int64_t count) { return 1.0 / static_cast<double>(count + 1); });
   EXPECT_EQ(lrs(optimizer), (std::vector{0.5, 0.25}));
   scheduler.step();
@@ -70,13 +42,13 @@ TEST(LRScheduler, ScalesEveryGroupFromItsInitialLearningRate) {
 }
 
 TEST(LRScheduler, AppliesTheFirstFactorAtConstruction) {
-  SGD optimizer = make_optimizer({0.5});
+  SGD optimizer = make_sgd({0.5});
   const LambdaLR scheduler(optimizer, [](int64_t) { return 0.5; });
   EXPECT_EQ(lrs(optimizer), std::vector{0.25});
 }
 
 TEST(LRScheduler, ResumedContinuesExactly) {
-  SGD optimizer = make_optimizer({0.3, 0.7});
+  SGD optimizer = make_sgd({0.3, 0.7});
   WarmupCosineLR scheduler(optimizer, 3, 20, 0.1);
   for (int i = 0; i < 7; ++i) {
     scheduler.step();
@@ -84,7 +56,7 @@ TEST(LRScheduler, ResumedContinuesExactly) {
   const auto saved = nlohmann::json::parse(scheduler.state_dict().dump());
 
   // The optimizer comes back with the decayed rates, not with the initial ones.
-  SGD resumed_optimizer = make_optimizer(lrs(optimizer));
+  SGD resumed_optimizer = make_sgd(lrs(optimizer));
   WarmupCosineLR resumed(resumed_optimizer, 3, 20, 0.1);
   resumed.load_state_dict(saved);
   for (int i = 0; i < 20; ++i) {
@@ -96,14 +68,14 @@ TEST(LRScheduler, ResumedContinuesExactly) {
 }
 
 TEST(LRScheduler, StateIsTheCountAndTheInitialLearningRates) {
-  SGD optimizer = make_optimizer({0.5, 0.25});
+  SGD optimizer = make_sgd({0.5, 0.25});
   StepLR scheduler(optimizer, 1);
   scheduler.step();
   EXPECT_EQ(scheduler.state_dict().dump(), R"({"count":1,"initial_lrs":[0.5,0.25]})");
 }
 
 TEST(LRScheduler, RefusesAMalformedStateAndKeepsItsOwn) {
-  SGD optimizer = make_optimizer({0.5});
+  SGD optimizer = make_sgd({0.5});
   StepLR scheduler(optimizer, 1);
   scheduler.step();
   const auto before = scheduler.state_dict();
@@ -130,7 +102,7 @@ TEST(LRScheduler, RefusesAMalformedStateAndKeepsItsOwn) {
 }
 
 TEST(LRScheduler, RefusesAnOptimizerThatGotAGroupLater) {
-  SGD optimizer = make_optimizer({0.5});
+  SGD optimizer = make_sgd({0.5});
   StepLR scheduler(optimizer, 1);
   optimizer.add_param_group(
       torch::optim::OptimizerParamGroup({torch::zeros({1}, torch::requires_grad())}));
@@ -141,91 +113,62 @@ TEST(LRScheduler, RefusesAnOptimizerThatGotAGroupLater) {
 }
 
 TEST(LambdaLR, RefusesAnEmptyFunction) {
-  SGD optimizer = make_optimizer({0.5});
+  SGD optimizer = make_sgd({0.5});
   EXPECT_EQ(
       thrown<UsageError>([&] { const LambdaLR scheduler(optimizer, nullptr); }),
       "LambdaLR: the function is empty; give one from the count to a factor of the learning rate.");
 }
 
-// The example in the manual of torch.optim.lr_scheduler.StepLR: 0.05 below 30, 0.005 below 60,
-// 0.0005 below 90.
-TEST(StepLR, IsThatOfPyTorch) {
-  SGD optimizer = make_optimizer({0.05});
-  StepLR scheduler(optimizer, 30, 0.1);
-  const auto actual = trace(scheduler, optimizer, 90);
-  for (int i = 0; i < 90; ++i) {
-    EXPECT_NEAR(actual[i], i < 30 ? 0.05 : i < 60 ? 0.005 : 0.0005, 1e-17) << "at step " << i;
+TEST(LRScheduler, RefusesALearningRateThatIsNoNumber) {
+  SGD optimizer = make_sgd({0.5});
+  LambdaLR scheduler(optimizer, [](int64_t count) { return count < 2 ? 1.0 : std::nan(""); });
+  scheduler.step();
+  EXPECT_EQ(
+      thrown<UsageError>([&] { scheduler.step(); }),
+      "The learning rate of parameter group 0 is nan after 2 steps of its scheduler, initially "
+      "it was 0.5.\n  Correct the scheduler's arguments or function.");
+}
+
+TEST(LRScheduler, IgnoresAMetricThatItDoesNotNeed) {
+  SGD optimizer = make_sgd({0.5});
+  StepLR scheduler(optimizer, {.step_size = 1, .gamma = 0.5});
+  EXPECT_FALSE(scheduler.needs_metric());
+  scheduler.step(std::nan(""));
+  EXPECT_EQ(scheduler.count(), 1);
+  EXPECT_EQ(lrs(optimizer), std::vector{0.25});
+}
+
+class OwnOptions : public torch::optim::OptimizerCloneableOptions<OwnOptions>,
+                   public MomentumOptions {
+ public:
+  void set_momentum(double momentum) override { momentum_ = momentum; }
+  double get_lr() const override { return 1; }
+  void set_lr(double) override {}
+  double momentum_ = 0;
+};
+
+TEST(Momentum, IsThatOfAnyOptimizerThatHasOne) {
+  torch::optim::SGDOptions sgd(1);
+  torch::optim::RMSpropOptions rmsprop;
+  torch::optim::AdamOptions adam;
+  torch::optim::AdamWOptions adamw;
+  OwnOptions own;
+  for (torch::optim::OptimizerOptions* options :
+       std::initializer_list<torch::optim::OptimizerOptions*>{&sgd, &rmsprop, &adam, &adamw,
+                                                              &own}) {
+    EXPECT_TRUE(has_momentum(*options));
+    set_momentum(*options, 0.625);
   }
-}
-
-TEST(StepLR, RefusesBadArguments) {
-  SGD optimizer = make_optimizer({0.5});
-  const auto message = [&](int64_t step_size, double gamma) {
-    return thrown<UsageError>([&] { const StepLR scheduler(optimizer, step_size, gamma); });
-  };
-  EXPECT_EQ(message(0, 0.1), "StepLR: step_size is 0, it must be at least 1.");
-  EXPECT_EQ(message(1, -0.1), "StepLR: gamma is -0.1, it must be a number of at least 0.");
-  EXPECT_EQ(message(1, std::numeric_limits<double>::quiet_NaN()),
-            "StepLR: gamma is nan, it must be a number of at least 0.");
-  EXPECT_EQ(message(1, std::numeric_limits<double>::infinity()),
-            "StepLR: gamma is inf, it must be a number of at least 0.");
-  EXPECT_EQ(lrs(optimizer), std::vector{0.5});
-}
-
-TEST(WarmupCosineLR, RisesLinearlyThenFallsAlongHalfACosine) {
-  SGD optimizer = make_optimizer({1.0});
-  WarmupCosineLR scheduler(optimizer, 4, 12);
-  expect_near(trace(scheduler, optimizer, 15),
-              {0.2, 0.4, 0.6, 0.8, 1.0, 0.9619397662556434, 0.8535533905932737, 0.6913417161825449,
-               0.5, 0.3086582838174551, 0.14644660940672624, 0.03806023374435662, 0.0, 0.0, 0.0});
-}
-
-TEST(WarmupCosineLR, StaysAtItsMinimum) {
-  SGD optimizer = make_optimizer({2.0});
-  WarmupCosineLR scheduler(optimizer, 0, 2, 0.25);
-  expect_near(trace(scheduler, optimizer, 5), {2.0, 1.25, 0.5, 0.5, 0.5});
-}
-
-// The recursions that torch.optim.lr_scheduler.LinearLR and CosineAnnealingLR step along.
-TEST(WarmupCosineLR, IsLinearLRThenCosineAnnealingLR) {
-  constexpr int kWarmup = 10;
-  constexpr int kTotal = 100;
-  constexpr double kLr = 0.3;
-  constexpr double kMin = 0.05 * kLr;
-  SGD optimizer = make_optimizer({kLr});
-  WarmupCosineLR scheduler(optimizer, kWarmup, kTotal, 0.05);
-  const auto actual = trace(scheduler, optimizer, kTotal);
-
-  const double start = 1.0 / (kWarmup + 1);
-  double lr = kLr * start;
-  for (int t = 1; t <= kWarmup; ++t) {
-    EXPECT_NEAR(actual[t - 1], lr, 1e-13) << "at step " << t - 1;
-    lr *= 1 + (1 - start) / (kWarmup * start + (t - 1) * (1 - start));
-  }
-  constexpr int kHalf = kTotal - kWarmup;
-  for (int t = 1; t < kHalf; ++t) {
-    EXPECT_NEAR(actual[kWarmup + t - 1], lr, 1e-13) << "at step " << kWarmup + t - 1;
-    lr = (1 + std::cos(std::numbers::pi * t / kHalf)) /
-             (1 + std::cos(std::numbers::pi * (t - 1) / kHalf)) * (lr - kMin) +
-         kMin;
-  }
-}
-
-TEST(WarmupCosineLR, RefusesBadArguments) {
-  SGD optimizer = make_optimizer({0.5});
-  const auto message = [&](int64_t warmup_steps, int64_t total_steps, double min_factor) {
-    return thrown<UsageError>(
-        [&] { const WarmupCosineLR scheduler(optimizer, warmup_steps, total_steps, min_factor); });
-  };
-  EXPECT_EQ(message(-1, 10, 0),
-            "WarmupCosineLR: warmup_steps is -1 and total_steps is 10; choose 0 <= warmup_steps < "
-            "total_steps.");
-  EXPECT_EQ(message(10, 10, 0),
-            "WarmupCosineLR: warmup_steps is 10 and total_steps is 10; choose 0 <= warmup_steps < "
-            "total_steps.");
-  EXPECT_EQ(message(0, 10, 1.5), "WarmupCosineLR: min_factor is 1.5, it must be between 0 and 1.");
-  EXPECT_EQ(message(0, 10, -0.5),
-            "WarmupCosineLR: min_factor is -0.5, it must be between 0 and 1.");
+  EXPECT_EQ(sgd.momentum(), 0.625);
+  EXPECT_EQ(rmsprop.momentum(), 0.625);
+  EXPECT_EQ(adam.betas(), (std::tuple{0.625, 0.999}));
+  EXPECT_EQ(adamw.betas(), (std::tuple{0.625, 0.999}));
+  EXPECT_EQ(own.momentum_, 0.625);
+  torch::optim::AdagradOptions adagrad;
+  EXPECT_FALSE(has_momentum(adagrad));
+  EXPECT_EQ(thrown<UsageError>([&] { set_momentum(adagrad, 0.5); }),
+            "torch::optim::AdagradOptions has no momentum that a schedule could set.\n"
+            "  Choose another optimizer, or derive its options from trainer::MomentumOptions too.");
 }
 
 }  // namespace

@@ -2,13 +2,13 @@
 
 #include <cmath>
 #include <limits>
-#include <numbers>
 #include <utility>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <trainer/core/error.h>
+#include <trainer/optim/momentum.h>
 
 namespace trainer {
 namespace {
@@ -41,6 +41,17 @@ LRScheduler::LRScheduler(torch::optim::Optimizer& optimizer) : optimizer_(optimi
 }
 
 void LRScheduler::step() {
+  if (needs_metric()) {
+    throw UsageError(
+        "The learning-rate scheduler needs a metric: call step(metric), or set `monitor` where a "
+        "Trainer steps it.");
+  }
+  ++count_;
+  apply();
+}
+
+void LRScheduler::step(double metric) {
+  observe(metric);
   ++count_;
   apply();
 }
@@ -54,9 +65,20 @@ void LRScheduler::apply() {
                     "  Make the scheduler after the last add_param_group().",
                     groups.size(), initial_lrs_.size()));
   }
-  const double present = factor(count_);
+  const auto present_momentum = momentum(count_);
   for (size_t i = 0; i < groups.size(); ++i) {
-    groups[i].options().set_lr(initial_lrs_[i] * present);
+    const double present = lr(initial_lrs_[i], count_);
+    if (!std::isfinite(present)) {
+      throw UsageError(
+          fmt::format("The learning rate of parameter group {} is {} after {} steps of its "
+                      "scheduler, initially "
+                      "it was {}.\n  Correct the scheduler's arguments or function.",
+                      i, present, count_, initial_lrs_[i]));
+    }
+    groups[i].options().set_lr(present);
+    if (present_momentum) {
+      set_momentum(groups[i].options(), *present_momentum);
+    }
   }
 }
 
@@ -94,52 +116,6 @@ LambdaLR::LambdaLR(torch::optim::Optimizer& optimizer, std::function<double(int6
         "rate.");
   }
   apply();
-}
-
-StepLR::StepLR(torch::optim::Optimizer& optimizer, int64_t step_size, double gamma)
-    : LRScheduler(optimizer), step_size_(step_size), gamma_(gamma) {
-  if (step_size < 1) {
-    throw UsageError(fmt::format("StepLR: step_size is {}, it must be at least 1.", step_size));
-  }
-  if (!(gamma >= 0) || std::isinf(gamma)) {
-    throw UsageError(fmt::format("StepLR: gamma is {}, it must be a number of at least 0.", gamma));
-  }
-  apply();
-}
-
-double StepLR::factor(int64_t count) const {
-  return std::pow(gamma_, static_cast<double>(count / step_size_));
-}
-
-WarmupCosineLR::WarmupCosineLR(torch::optim::Optimizer& optimizer, int64_t warmup_steps,
-                               int64_t total_steps, double min_factor)
-    : LRScheduler(optimizer),
-      warmup_steps_(warmup_steps),
-      total_steps_(total_steps),
-      min_factor_(min_factor) {
-  if (warmup_steps < 0 || warmup_steps >= total_steps) {
-    throw UsageError(
-        fmt::format("WarmupCosineLR: warmup_steps is {} and total_steps is {}; choose 0 <= "
-                    "warmup_steps < total_steps.",
-                    warmup_steps, total_steps));
-  }
-  if (!(min_factor >= 0 && min_factor <= 1)) {
-    throw UsageError(
-        fmt::format("WarmupCosineLR: min_factor is {}, it must be between 0 and 1.", min_factor));
-  }
-  apply();
-}
-
-double WarmupCosineLR::factor(int64_t count) const {
-  if (count < warmup_steps_) {
-    return static_cast<double>(count + 1) / static_cast<double>(warmup_steps_ + 1);
-  }
-  if (count >= total_steps_) {
-    return min_factor_;
-  }
-  const double progress = static_cast<double>(count - warmup_steps_) /
-                          static_cast<double>(total_steps_ - warmup_steps_);
-  return min_factor_ + (1 - min_factor_) * 0.5 * (1 + std::cos(std::numbers::pi * progress));
 }
 
 }  // namespace trainer
