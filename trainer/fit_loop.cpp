@@ -51,13 +51,40 @@ FitLoop::FitLoop(Run& run, const bool& should_stop)
       run.config.gradient_clip_val;
 }
 
-void FitLoop::setup() { optimization_ = std::make_unique<Optimization>(run_); }
+void FitLoop::setup() {
+  optimization_ = std::make_unique<Optimization>(run_, estimated_schedule_steps());
+}
+
+int64_t FitLoop::estimated_schedule_steps() {
+  const auto& choice = run_.optimizer_choice;
+  if (!choice || !choice->lr_scheduler) {
+    return -1;
+  }
+  const auto& config = run_.config;
+  const int64_t max_epochs = config.max_epochs.value_or(-1);
+  open_training_data();
+  int64_t steps = config.max_steps;
+  if (max_epochs >= 0) {
+    int64_t by_epochs = 0;
+    for (int64_t epoch = 0; epoch < max_epochs; ++epoch) {
+      const int64_t window = config.accumulate_grad_batches.at(epoch);
+      by_epochs += (num_batches_ + window - 1) / window;
+    }
+    steps = steps < 0 ? by_epochs : std::min(steps, by_epochs);
+  }
+  if (choice->interval == Interval::kEpoch) {
+    steps = max_epochs;
+  }
+  return steps < 0 ? -1 : steps / choice->frequency;
+}
 
 void FitLoop::run() {
   const ModuleAttachment attachment(module_, metrics_, progress_);
   const OptimizationAttachment optimizers(module_, *optimization_);
   run_sanity_check();
-  open_training_data();
+  if (!train_loader_) {
+    open_training_data();
+  }
   check_restored_data();
   validation_.emplace(run_.config, num_batches_);
   if (!restored_validation_.is_null()) {
@@ -147,6 +174,9 @@ void FitLoop::run_epoch() {
       if (num_val_batches_ > 0 && validation_->is_due(progress_, training_s())) {
         validate();
       }
+      if (std::exchange(stepped_, false)) {
+        step_metric_schedulers(Interval::kStep, progress_.global_step);
+      }
       if (progress_.batch_idx >= num_batches_ || is_done() || stop_is_requested()) {
         break;
       }
@@ -190,6 +220,7 @@ bool FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_i
     optimization_->step_lr_schedulers(Interval::kEpoch, progress_.current_epoch + 1);
   }
   in_step_ = false;
+  stepped_ = window.is_last;
 
   callbacks_.call_acting<&C::on_train_batch_end>(loss, batch, batch_idx);
   module_.on_train_batch_end(loss, batch, batch_idx);
@@ -254,6 +285,9 @@ void FitLoop::end_epoch() {
   publish_step_values();  // where a name has an epoch value too, that one follows and wins
   run_.publish_epoch(metrics_);
   const bool is_whole = progress_.batch_idx >= num_batches_;
+  if (is_whole) {
+    step_metric_schedulers(Interval::kEpoch, progress_.current_epoch + 1);
+  }
   metrics_.reset_epoch();
   epoch_done_ = is_whole;
   callbacks_.call_monitoring<&C::on_train_epoch_end>();
@@ -271,7 +305,9 @@ void FitLoop::validate() {
   validation_->ran(progress_, training_s());
   publish_step_values();  // what validation logs is newer
   module_.on_validation_model_zero_grad();
+  optimization_->show_evaluation_parameters();
   eval_loop_.run(EvalKind::kValidation, val_data_);
+  optimization_->show_training_parameters();
 }
 
 void FitLoop::publish_step_values() {
@@ -307,6 +343,15 @@ void FitLoop::check_restored_data() {
         "or from a checkpoint at the end of an epoch.",
         progress_.current_epoch, progress_.batch_idx, saved.dump(), data_shape().dump()));
   }
+}
+
+void FitLoop::step_metric_schedulers(Interval interval, int64_t intervals_done) {
+  optimization_->step_metric_schedulers(
+      interval, intervals_done, [&](const std::string& name) -> std::optional<double> {
+        publish_step_values();
+        const auto found = run_.metrics.newest.find(name);
+        return found == run_.metrics.newest.end() ? std::nullopt : std::optional(found->second);
+      });
 }
 
 void FitLoop::fill_window() {
@@ -423,6 +468,7 @@ nlohmann::json FitLoop::state_dict() {
       {"global_step", progress_.global_step},
       {"batch_idx", epoch_done_ ? 0 : progress_.batch_idx},
       {"epoch_started", !epoch_done_ && epoch_started_},
+      {"stepped", !epoch_done_ && stepped_},
       {"batches", progress_.batches},
       {"samples", progress_.samples},
       {"stepped_batches", progress_.stepped_batches},
@@ -444,6 +490,7 @@ void FitLoop::load_state_dict(const nlohmann::json& state) {
                state.at("batches"),       state.at("samples"),     state.at("stepped_batches")};
   trained_before_s_ = state.at("training_s");
   epoch_started_ = state.at("epoch_started");
+  stepped_ = state.at("stepped");
   restored_validation_ = state.at("validation");
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
   metrics_.load_state_dict(state.at("metrics"));

@@ -71,6 +71,9 @@ class FitLoop {
   /// Makes the step values logged so far the newest of their names.
   void publish_step_values();
   double training_s() const;
+  /// How often the run will step the schedule that the configuration chose; -1 where nobody knows.
+  int64_t estimated_schedule_steps();
+  void step_metric_schedulers(Interval interval, int64_t intervals_done);
 
   nlohmann::json validation_state() const;
   nlohmann::json data_shape() const;
@@ -102,6 +105,7 @@ class FitLoop {
   std::deque<Batch> window_;      // batches of the window under way that are still to be trained on
   bool window_is_fresh_ = false;  // none of them was trained on yet
   double window_weight_ = 0;      // sum of loss_weight() over the whole window
+  bool stepped_ = false;          // since the last edge
   bool in_step_ = false;          // train_batch() runs and its counters are not advanced yet
   bool epoch_started_ = false;    // on_train_epoch_start was called for current_epoch
   bool epoch_done_ = false;       // current_epoch is finished, the counters do not say so yet

@@ -21,6 +21,13 @@ torch::Tensor Module::predict_step(const Batch&, int64_t) {
       fmt::format("{} has no predict_step(). Override it to use predict.", class_name(*this)));
 }
 
+OptimizerConfig Module::configure_optimizers() {
+  throw UsageError(fmt::format(
+      "{} has no configure_optimizers(). Override it, or choose in the configuration: optimizer: "
+      "{{class_path: AdamW, init_args: {{lr: 1.0e-3}}}}.",
+      class_name(*this)));
+}
+
 std::vector<std::shared_ptr<Callback>> Module::configure_callbacks() { return {}; }
 
 void Module::optimizer_zero_grad(torch::optim::Optimizer& optimizer, Strategy& strategy) {
@@ -33,7 +40,13 @@ void Module::configure_gradient_clipping(torch::optim::Optimizer& optimizer, Str
   clip_gradients(optimizer, strategy, max_norm, max_value);
 }
 
-void Module::lr_scheduler_step(LRScheduler& scheduler, std::optional<double>) { scheduler.step(); }
+void Module::lr_scheduler_step(LRScheduler& scheduler, std::optional<double> metric) {
+  if (metric) {
+    scheduler.step(*metric);
+  } else {
+    scheduler.step();
+  }
+}
 
 void Module::clip_gradients(torch::optim::Optimizer& optimizer, Strategy& strategy,
                             std::optional<double> max_norm, std::optional<double> max_value) {

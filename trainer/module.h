@@ -48,7 +48,9 @@ class Module : public torch::nn::Module {
   /// The predictions for a batch: [batch, ...]. Throws UsageError unless overridden.
   virtual torch::Tensor predict_step(const Batch& batch, int64_t batch_idx);
 
-  virtual OptimizerConfig configure_optimizers() = 0;
+  /// The optimizers, in any of the shapes of OptimizerConfig. Throws UsageError unless overridden
+  /// or chosen in the configuration (`optimizer:`).
+  virtual OptimizerConfig configure_optimizers();
   /// False: training_step() runs backward passes and steps the optimizers itself, through
   /// optimizer() and manual_backward(); it may return an undefined loss then.
   virtual bool automatic_optimization() const { return true; }

@@ -3,14 +3,18 @@
 #include <fmt/format.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/type_name.h>
+#include <trainer/optim/mode_switching.h>
 #include <trainer/optim/optimizer_state.h>
 
 namespace trainer {
 
 using C = Callback;
 
-Optimization::Optimization(Run& run) : run_(run) {
-  OptimizerConfig config = run_.module.configure_optimizers();
+Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
+  OptimizerConfig config = run_.optimizer_choice
+                               ? run_.optimizer_choice->create(run_.module, total_steps)
+                               : run_.module.configure_optimizers();
   entries_ = std::move(config.entries());
   for (const auto& entry : entries_) {
     if (entry.optimizer == nullptr) {
@@ -19,6 +23,16 @@ Optimization::Optimization(Run& run) : run_(run) {
     }
     if (run_.config.enable_checkpointing && !has_optimizer_state(*entry.optimizer)) {
       optimizer_state(*entry.optimizer);  // throws with what to do: now, not at the first save
+    }
+  }
+  for (const auto& entry : entries_) {
+    for (const auto& schedule : entry.lr_schedulers) {
+      if (schedule.scheduler->needs_metric() && !schedule.monitor) {
+        throw UsageError(
+            fmt::format("{} follows a metric, but its monitor is not set. Name one that is logged, "
+                        "as val_loss.",
+                        type_name(typeid(*schedule.scheduler))));
+      }
     }
   }
   check_settings();
@@ -99,12 +113,58 @@ torch::Tensor Optimization::step(torch::optim::Optimizer& optimizer, const Closu
   return loss;
 }
 
-void Optimization::step_lr_schedulers(Interval interval, int64_t intervals_done) {
+template <class F>
+void Optimization::for_each_due(Interval interval, int64_t intervals_done, const F& step) {
+  if (!run_.module.automatic_optimization()) {
+    return;
+  }
   for (const auto& entry : entries_) {
     for (const auto& schedule : entry.lr_schedulers) {
       if (schedule.interval == interval && intervals_done % schedule.frequency == 0) {
-        run_.module.lr_scheduler_step(*schedule.scheduler, std::nullopt);
+        step(schedule);
       }
+    }
+  }
+}
+
+void Optimization::step_lr_schedulers(Interval interval, int64_t intervals_done) {
+  for_each_due(interval, intervals_done, [&](const LRSchedulerConfig& schedule) {
+    if (!schedule.scheduler->needs_metric()) {
+      run_.module.lr_scheduler_step(*schedule.scheduler, std::nullopt);
+    }
+  });
+}
+
+void Optimization::step_metric_schedulers(Interval interval, int64_t intervals_done,
+                                          const FindMetric& find) {
+  for_each_due(interval, intervals_done, [&](const LRSchedulerConfig& schedule) {
+    if (!schedule.scheduler->needs_metric()) {
+      return;
+    }
+    const auto metric = find(*schedule.monitor);
+    if (metric) {
+      run_.module.lr_scheduler_step(*schedule.scheduler, metric);
+    } else if (schedule.strict) {
+      throw UsageError(fmt::format(
+          "{}: its monitor '{}' was not logged before the schedule is stepped. Log it, change "
+          "monitor, or set strict to false.",
+          type_name(typeid(*schedule.scheduler)), *schedule.monitor));
+    }
+  });
+}
+
+void Optimization::show_training_parameters() {
+  for (const auto& entry : entries_) {
+    if (auto* switching = dynamic_cast<ModeSwitching*>(entry.optimizer.get())) {
+      switching->train();
+    }
+  }
+}
+
+void Optimization::show_evaluation_parameters() {
+  for (const auto& entry : entries_) {
+    if (auto* switching = dynamic_cast<ModeSwitching*>(entry.optimizer.get())) {
+      switching->eval();
     }
   }
 }

@@ -2,7 +2,10 @@
 // The optimizers of a fit with their schedules: made, stepped, saved and restored in one place, for
 // automatic and manual optimization alike.
 
+#include <functional>
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -15,10 +18,13 @@ namespace trainer {
 
 class Optimization : public ManualOptimization {
  public:
-  /// Calls configure_optimizers(). Throws UsageError for several optimizers with automatic
-  /// optimization, for an optimizer that cannot be saved where checkpoints are on, for settings
-  /// that only automatic optimization has.
-  explicit Optimization(Run& run);
+  using FindMetric = std::function<std::optional<double>(const std::string& name)>;
+
+  /// Calls configure_optimizers(), or makes what the configuration chooses; `total_steps` is how
+  /// often the run will step its schedule, -1 where nobody knows. Throws UsageError for several
+  /// optimizers with automatic optimization, for an optimizer that cannot be saved where
+  /// checkpoints are on, for settings that only automatic optimization has.
+  Optimization(Run& run, int64_t total_steps);
 
   size_t num_optimizers() const override { return entries_.size(); }
   torch::optim::Optimizer& optimizer(size_t index) override;
@@ -30,8 +36,15 @@ class Optimization : public ManualOptimization {
   torch::Tensor step(torch::optim::Optimizer& optimizer, const Closure& closure) override;
 
   /// Steps the schedules of this interval of which `intervals_done` is a multiple of the frequency.
-  /// With manual optimization the module steps them itself.
+  /// With manual optimization the module steps them itself, and nothing happens here.
   void step_lr_schedulers(Interval interval, int64_t intervals_done);
+  /// The same for those that follow a metric; `find` gives the newest value of one. Throws
+  /// UsageError where it was not logged and the schedule is strict.
+  void step_metric_schedulers(Interval interval, int64_t intervals_done, const FindMetric& find);
+
+  /// Which version of the parameters optimizers that keep two (schedule-free ones) show.
+  void show_training_parameters();
+  void show_evaluation_parameters();
 
   /// The schedules' states.
   nlohmann::json state_dict() const;
@@ -39,6 +52,8 @@ class Optimization : public ManualOptimization {
 
  private:
   void check_settings() const;
+  template <class F>
+  void for_each_due(Interval interval, int64_t intervals_done, const F& step);
 
   Run& run_;
   std::vector<OptimizerConfig::Entry> entries_;

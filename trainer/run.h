@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include <trainer/data/data_module.h>
 #include <trainer/logger.h>
 #include <trainer/module.h>
+#include <trainer/optim/optimizer_choice.h>
 #include <trainer/precision.h>
 #include <trainer/progress.h>
 #include <trainer/strategy.h>
@@ -38,6 +40,8 @@ struct Run {
   RunMetrics& metrics;
   /// What config.yaml and the loggers tell of the run.
   config::Node hyperparams;
+  /// Instead of configure_optimizers(), where it is set.
+  const std::optional<OptimizerChoice>& optimizer_choice;
 
   /// Hands a row to every logger, with the epoch, at the step that Lightning gives it.
   void log_metrics(Metrics row) {

@@ -88,6 +88,8 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
   for (const auto& logger : run.loggers) {
     logger->save();
   }
+  Optimization& optimization = loop.optimization();
+  optimization.show_evaluation_parameters();
   auto user = nlohmann::json::object();
   nlohmann::json state = {
       {"loop", loop.state_dict()},
@@ -97,7 +99,6 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
       {"data", run.data.state_dict()},
       {"optimizers", nlohmann::json::array()},
   };
-  Optimization& optimization = loop.optimization();
   for (size_t i = 0; i < optimization.num_optimizers(); ++i) {
     state["optimizers"].push_back(optimizer_groups(optimization.optimizer(i)));
   }
@@ -117,6 +118,7 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
                  {"global_step", run.progress.global_step},
                  {"world_size", run.strategy.world_size()},
                  {"trainer", kVersion}});
+  optimization.show_training_parameters();
 }
 
 SavedRun::SavedRun(const CheckpointReader& checkpoint)
@@ -173,6 +175,7 @@ void SavedRun::restore_loop(FitLoop& loop, Module& module) const {
       load_optimizer(module, optimization.optimizer(i), checkpoint_.tensors(optimizer_file(i)),
                      groups[i]);
     }
+    optimization.show_training_parameters();
   });
 }
 

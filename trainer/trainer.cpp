@@ -174,7 +174,8 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
   attach_callbacks_of(module);
   run_.reset(new Run{stage, config_, module, data, *strategy_, *precision_,
                      CallbackList(*this, module, callbacks_), loggers_, progress_, *metrics_,
-                     hyperparams_.is_null() ? hyperparams_of(module) : hyperparams_});
+                     hyperparams_.is_null() ? hyperparams_of(module) : hyperparams_,
+                     optimizer_choice_});
   try {
     std::optional<CheckpointReader> checkpoint;
     std::optional<SavedRun> saved;
@@ -245,7 +246,8 @@ void Trainer::set_up(const SavedRun* saved) {
   }
   if (saved == nullptr && stage_ == Stage::kFit && init_from_) {
     const bool is_checkpoint = std::filesystem::is_directory(*init_from_);
-    const safetensors::File weights(is_checkpoint ? *init_from_ / "model.safetensors" : *init_from_);
+    const safetensors::File weights(is_checkpoint ? *init_from_ / "model.safetensors"
+                                                  : *init_from_);
     log::info(init_module_state(run_->module, weights));
   }
   open_loggers(saved);

@@ -19,6 +19,7 @@
 #include <trainer/data/data_module.h>
 #include <trainer/metrics.h>
 #include <trainer/module.h>
+#include <trainer/optim/optimizer_choice.h>
 #include <trainer/progress.h>
 #include <trainer/run_directory.h>
 #include <trainer/trainer_config.h>
@@ -64,6 +65,8 @@ class Trainer {
   /// Where `last` and `best` are looked for when a checkpoint is given by those names; default:
   /// this trainer's own run, else the newest one.
   void set_run(const fs::Path& run_dir) { searched_run_ = run_dir; }
+  /// An optimizer and a schedule by name, instead of the module's configure_optimizers().
+  void set_optimizer(OptimizerChoice choice) { optimizer_choice_ = std::move(choice); }
   /// Weights to begin the next fit with, from a safetensors file or a checkpoint folder; what is
   /// taken by name is reported. Without effect on a fit that resumes.
   void set_init_from(const fs::Path& weights) { init_from_ = weights; }
@@ -141,6 +144,7 @@ class Trainer {
   config::Node hyperparams_;
   std::optional<fs::Path> searched_run_;
   std::optional<fs::Path> init_from_;
+  std::optional<OptimizerChoice> optimizer_choice_;
   std::optional<RunDirectory> run_directory_;
   std::optional<fs::DirectoryLock> lock_;  // of the run's folder, while a stage writes to it
   bool callbacks_are_used_ = false;        // they remember an earlier stage

@@ -82,6 +82,26 @@ config::Node load_config(const ConfigSources& sources, config::Diagnostics& diag
 
 }  // namespace
 
+void RunConfig::validate() const {
+  if (lr_scheduler && !optimizer) {
+    throw ConfigError(
+        "lr_scheduler is set without optimizer. Choose both here, or both in the module's "
+        "configure_optimizers().");
+  }
+}
+
+std::optional<OptimizerChoice> RunConfig::optimizer_choice() const {
+  if (!optimizer) {
+    return std::nullopt;
+  }
+  return OptimizerChoice{
+      .optimizer = *optimizer,
+      .lr_scheduler = lr_scheduler,
+      .interval = lr_scheduler_interval == "epoch" ? Interval::kEpoch : Interval::kStep,
+      .frequency = lr_scheduler_frequency,
+      .monitor = lr_scheduler_monitor};
+}
+
 void load_plugins(const ConfigSources& sources) {
   config::Diagnostics diagnostics;
   load_config(sources, diagnostics);

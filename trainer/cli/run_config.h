@@ -2,6 +2,7 @@
 // The configuration of one run, as YAML has it.
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,14 @@ struct RunConfig {
   TrainerConfig trainer = {};
   Spec<Module> model = {};
   Spec<DataModule> data = {};
+  std::optional<Spec<OptimizerFactory>> optimizer = std::nullopt;
+  std::optional<Spec<LRSchedulerFactory>> lr_scheduler = std::nullopt;
+  std::string lr_scheduler_interval = "step";
+  int64_t lr_scheduler_frequency = 1;
+  std::optional<std::string> lr_scheduler_monitor = std::nullopt;
 
   static constexpr auto fields() {
-    using config::field, config::at_least, config::required;
+    using config::field, config::at_least, config::one_of, config::required;
     using T = RunConfig;
     return std::tuple{
         field<&T::seed_everything>(
@@ -30,8 +36,18 @@ struct RunConfig {
         field<&T::trainer>("The Trainer."),
         field<&T::model>("The module to train.", required()),
         field<&T::data>("The data to train on.", required()),
+        field<&T::optimizer>("The optimizer, instead of the module's configure_optimizers()."),
+        field<&T::lr_scheduler>("The schedule of the learning rate of `optimizer`."),
+        field<&T::lr_scheduler_interval>("Step it after each optimizer step, or each epoch.",
+                                         one_of("step", "epoch")),
+        field<&T::lr_scheduler_frequency>("Step it every so many steps or epochs.", at_least(1)),
+        field<&T::lr_scheduler_monitor>("The metric that a schedule as ReduceLROnPlateau follows."),
     };
   }
+
+  /// lr_scheduler needs optimizer. Throws ConfigError.
+  void validate() const;
+  std::optional<OptimizerChoice> optimizer_choice() const;
 };
 
 /// Where a configuration comes from.

@@ -101,6 +101,9 @@ int run_stage(Stage stage, const Arguments& arguments) {
   if (arguments.run) {
     trainer.set_run(*arguments.run);
   }
+  if (auto choice = config.optimizer_choice()) {
+    trainer.set_optimizer(std::move(*choice));
+  }
   if (arguments.init_from) {
     trainer.set_init_from(*arguments.init_from);
   }

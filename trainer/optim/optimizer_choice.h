@@ -1,0 +1,44 @@
+#pragma once
+// An optimizer and a schedule chosen by name instead of in configure_optimizers(): what YAML has
+// under `optimizer`, `lr_scheduler` and the keys beside them.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include <trainer/core/registry.h>
+#include <trainer/optim/lr_scheduler_factory.h>
+#include <trainer/optim/optimizer_config.h>
+#include <trainer/optim/optimizer_factory.h>
+
+namespace trainer {
+
+struct OptimizerChoice {
+  Spec<OptimizerFactory> optimizer = {};
+  std::optional<Spec<LRSchedulerFactory>> lr_scheduler = std::nullopt;
+  Interval interval = Interval::kStep;
+  int64_t frequency = 1;
+  std::optional<std::string> monitor = std::nullopt;
+
+  /// `total_steps`: how often the run will step the schedule, -1 where nobody knows. Throws
+  /// ConfigError for arguments that the module or the run cannot do with.
+  OptimizerConfig create(const torch::nn::Module& module, int64_t total_steps) const {
+    auto made = optimizer.create()->create(module);
+    LRSchedulerConfig schedule;
+    if (lr_scheduler) {
+      schedule = {.scheduler = lr_scheduler->create()->create(*made, {.total_steps = total_steps}),
+                  .interval = interval,
+                  .frequency = frequency,
+                  .monitor = monitor};
+    }
+    OptimizerConfig config;
+    config.entries().push_back({std::move(made)});
+    if (schedule.scheduler != nullptr) {
+      config.add(std::move(schedule));
+    }
+    return config;
+  }
+};
+
+}  // namespace trainer
