@@ -1,5 +1,7 @@
 #include <trainer/optimization.h>
 
+#include <typeinfo>
+
 #include <fmt/format.h>
 
 #include <trainer/core/error.h>
@@ -10,6 +12,12 @@
 namespace trainer {
 
 using C = Callback;
+
+namespace {
+
+std::string name_of(const LRScheduler& scheduler) { return type_name(typeid(scheduler)); }
+
+}  // namespace
 
 Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
   OptimizerConfig config = run_.optimizer_choice
@@ -31,7 +39,7 @@ Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
         throw UsageError(
             fmt::format("{} follows a metric, but its monitor is not set. Name one that is logged, "
                         "as val_loss.",
-                        type_name(typeid(*schedule.scheduler))));
+                        name_of(*schedule.scheduler)));
       }
     }
   }
@@ -148,7 +156,7 @@ void Optimization::step_metric_schedulers(Interval interval, int64_t intervals_d
       throw UsageError(fmt::format(
           "{}: its monitor '{}' was not logged before the schedule is stepped. Log it, change "
           "monitor, or set strict to false.",
-          type_name(typeid(*schedule.scheduler)), *schedule.monitor));
+          name_of(*schedule.scheduler), *schedule.monitor));
     }
   });
 }

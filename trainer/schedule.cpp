@@ -66,7 +66,7 @@ bool TrainingLimits::may_stop(const Progress& progress) const {
 }
 
 ValidationSchedule::ValidationSchedule(const TrainerConfig& config, int64_t num_batches)
-    : every_n_epochs_(config.check_val_every_n_epoch), num_batches_(num_batches) {
+    : every_n_epochs_(config.check_val_every_n_epoch) {
   const auto* duration = std::get_if<Duration>(&config.val_check_interval);
   if (duration != nullptr && duration->is_time()) {
     seconds_ = duration->count;

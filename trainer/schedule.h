@@ -51,7 +51,6 @@ class ValidationSchedule {
   int64_t position(const Progress& progress) const;
 
   std::optional<int64_t> every_n_epochs_;
-  int64_t num_batches_;
   int64_t batches_ = 0;  // between two validations
   std::optional<double> seconds_;
   int64_t ran_at_ = -1;  // position after which it ran last

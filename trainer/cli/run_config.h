@@ -9,6 +9,7 @@
 #include <trainer/core/registry.h>
 #include <trainer/data/data_module.h>
 #include <trainer/module.h>
+#include <trainer/optim/optimizer_choice.h>
 #include <trainer/trainer_config.h>
 
 namespace trainer {
