@@ -109,7 +109,9 @@ INSTANTIATE_TEST_SUITE_P(Optimizers, Golden,
 TEST_P(Golden, StepsEqualTheRecordedOnes) {
   const std::string& name = GetParam();
   std::ifstream file(test::tests_dir() / "golden/optimizers" / (name + ".json"));
-  for (const json& golden : json::parse(file)["cases"]) {
+  const json content = json::parse(file);
+  ASSERT_FALSE(content.at("cases").empty());
+  for (const json& golden : content["cases"]) {
     const auto dtype = golden["dtype"] == "float32" ? torch::kFloat32 : torch::kFloat64;
     Parameters parameters;
     for (const json& shape : golden["shapes"]) {

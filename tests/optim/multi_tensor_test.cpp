@@ -69,6 +69,8 @@ TEST_P(EveryAlgorithm, LeavesParametersWithoutGradientAlone) {
 TEST_P(EveryAlgorithm, UsesTheOptionsOfEachGroup) {
   Parameters parameters = GetParam().parameters();
   auto optimizer = GetParam().make(parameters);
+  EXPECT_EQ(optimizer->param_groups()[0].options().get_lr(), 0.05);
+  EXPECT_EQ(optimizer->param_groups()[1].options().get_lr(), 0.025);
   optimizer->param_groups()[0].options().set_lr(0);
   test::train(*optimizer, parameters, 3, 4);
   EXPECT_TRUE(torch::equal(parameters[0], GetParam().parameters()[0]));
@@ -157,6 +159,7 @@ TEST_P(EveryAlgorithm, UpdatesAGroupThatWasAddedLater) {
   later.mutable_grad() = torch::ones({2, 3});
   optimizer->step();
   EXPECT_FALSE(torch::equal(later, matrix()));
+  EXPECT_EQ(optimizer->param_groups()[1].options().get_lr(), 0.05);
 }
 
 TEST_P(EveryAlgorithm, RefusesBadOptionsOfAnyGroup) {

@@ -224,7 +224,8 @@ TEST(OptimizerFactory, TellsMistakesOfTheFileWithTheirPlaces) {
   const auto message = [](const std::string& args) {
     return thrown<ConfigError>([&] { spec("class_path: AdamW\ninit_args: {" + args + "}"); });
   };
-  EXPECT_EQ(message("lr: -1"), "c.yaml:2:17: optimizer.init_args.lr: is -1: must be at least 0.");
+  EXPECT_EQ(message("lr: -1"),
+            "c.yaml:2:17: optimizer.init_args.lr: is '-1': must be at least 0.0.");
   EXPECT_EQ(message("betas: [0.9]"),
             "c.yaml:2:20: optimizer.init_args.betas: has 1 values: must have 2.");
   EXPECT_EQ(message("betas: [0.9, 1]"),
@@ -234,11 +235,12 @@ TEST(OptimizerFactory, TellsMistakesOfTheFileWithTheirPlaces) {
             "c.yaml:2:22: optimizer.init_args.groups[0].match: is required: Which parameters, by "
             "name: 'head\\..*'.");
   EXPECT_EQ(message("no_decay: '(bias'")
-                .find("c.yaml:2:23: optimizer.init_args.no_decay: is '(bias': must be a regular"),
+                .find("c.yaml:2:23: optimizer.init_args.no_decay: is the text \"(bias\": must be a "
+                      "regular expression"),
             0U);
   EXPECT_EQ(thrown<ConfigError>([] {
-              spec("AdmaW");
-            }).find("c.yaml:1:1: optimizer: unknown optimizer 'AdmaW'. Did you mean 'AdamW'?"),
+              spec("AdamWW");
+            }).find("c.yaml:1:1: optimizer: unknown optimizer 'AdamWW'. Did you mean 'AdamW'?"),
             0U);
 }
 

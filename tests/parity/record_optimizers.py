@@ -42,10 +42,10 @@ def gradient(x, step):
 class Textbook(torch.optim.Optimizer):
     """Groups for the textbook optimizers below; `update` gets one parameter, its state and its group."""
 
-    defaults = {}
+    options = {}
 
-    def __init__(self, groups):
-        super().__init__(groups, dict(self.defaults))
+    def __init__(self, groups, **options):
+        super().__init__(groups, {**type(self).options, **options})
 
     def begin_group(self, group):
         pass
@@ -62,7 +62,7 @@ class Textbook(torch.optim.Optimizer):
 class LAMB(Textbook):
     """You et al. 2020, arXiv:1904.00962, algorithm 2 with phi(z) = z."""
 
-    defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
+    options = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.01}
 
     def update(self, p, g, s, o):
         (b1, b2), s["t"] = o["betas"], s.get("t", 0) + 1
@@ -78,7 +78,7 @@ class LAMB(Textbook):
 class Lion(Textbook):
     """Chen et al. 2023, arXiv:2302.06675, algorithm 2."""
 
-    defaults = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
+    options = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
 
     def update(self, p, g, s, o):
         b1, b2 = o["betas"]
@@ -92,7 +92,7 @@ class ScheduleFreeAdamW(Textbook):
     """Defazio et al. 2024, arXiv:2405.15682, algorithm 1 with x, y and z kept apart; learning rate, bias correction and
     the weights of the average as in the authors' https://github.com/facebookresearch/schedule_free."""
 
-    defaults = {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "warmup_steps": 0, "r": 0.0,
+    options = {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "warmup_steps": 0, "r": 0.0,
                 "weight_lr_power": 2.0}
 
     def begin_group(self, o):
@@ -171,7 +171,7 @@ def record(make, case, first, second):
     if one_group:
         optimizer = make(parameters, **first)
     else:
-        optimizer = make([{"params": [parameters[0]], **first}, {"params": [parameters[1]], **first, **second}])
+        optimizer = make([{"params": [parameters[0]]}, {"params": [parameters[1]], **second}], **first)
     result = {"case": case, "dtype": str(dtype).removeprefix("torch."), "shapes": shapes,
               "groups": [options_of(g) for g in optimizer.param_groups], "parameters": {}}  # fmt: skip
     for step in range(100):

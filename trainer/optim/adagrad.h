@@ -12,6 +12,7 @@ namespace trainer::optim {
 /// lr, lr_decay, weight_decay, initial_accumulator_value, eps, as for torch::optim::Adagrad.
 using AdagradOptions = torch::optim::AdagradOptions;
 
+/// Each group starts with its own initial_accumulator_value (PyTorch's with that of the defaults).
 /// Source: Duchi et al. 2011, "Adaptive subgradient methods for online learning and stochastic
 /// optimization"; kernel: at::_fused_adagrad_.
 class Adagrad : public MultiTensorOptimizer {

@@ -42,6 +42,8 @@ struct Algorithm {
   const char* name = nullptr;  ///< In messages; its options are trainer::optim::<name>Options.
   Steps steps = Steps::kNotCounted;
   bool fused = false;  ///< Whether a kernel walks through the memory and looks at no strides.
+  /// Whether LibTorch does not know its options: it gives a group the defaults in their place.
+  bool own_options = false;
   std::vector<StateTensor> state = {};                  ///< At most kMaxStateTensors.
   std::function<bool(const Options&)> takes = nullptr;  ///< Whether they are of its class.
   std::function<void(const Options&)> check = nullptr;  ///< Throws UsageError for bad values.

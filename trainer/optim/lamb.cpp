@@ -37,6 +37,7 @@ const detail::Algorithm& algorithm() {
   static const detail::Algorithm kAlgorithm = [] {
     auto result = detail::algorithm_with<LAMBOptions>("LAMB", check, fields);
     result.steps = detail::Steps::kOnHost;
+    result.own_options = true;
     result.state = {{.name = "exp_avg"}, {.name = "exp_avg_sq"}};
     return result;
   }();

@@ -27,6 +27,7 @@ std::vector<detail::OptionField> fields(LionOptions& options) {
 const detail::Algorithm& algorithm() {
   static const detail::Algorithm kAlgorithm = [] {
     auto result = detail::algorithm_with<LionOptions>("Lion", check, fields);
+    result.own_options = true;
     result.state = {{.name = "exp_avg"}};
     return result;
   }();

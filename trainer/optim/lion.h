@@ -11,7 +11,7 @@
 
 namespace trainer::optim {
 
-/// A group takes exactly the options it is given.
+/// A group takes all of the options it is given, none of the defaults.
 struct LionOptions : public torch::optim::OptimizerCloneableOptions<LionOptions> {
   LionOptions(double lr = 1e-4) : lr_(lr) {}  // NOLINT: implicit as for LibTorch's options
   using Betas = std::tuple<double, double>;

@@ -79,10 +79,14 @@ MultiTensorOptimizer::MultiTensorOptimizer(const Algorithm& algorithm, const det
     : Optimizer(groups, std::move(defaults)), algorithm_(&algorithm) {
   algorithm.check(*defaults_);
   // The groups as given: LibTorch replaces options of another class by the defaults.
-  for (const auto& group : groups) {
+  for (size_t i = 0; i < groups.size(); ++i) {
+    const auto& group = groups[i];
     if (group.has_options()) {
       require_own_options(algorithm, group.options());
       algorithm.check(group.options());
+      if (algorithm.own_options) {
+        param_groups_[i].set_options(group.options().clone());
+      }
     }
     if (algorithm.check_parameter != nullptr) {
       std::for_each(group.params().begin(), group.params().end(), algorithm.check_parameter);

@@ -19,6 +19,10 @@ struct TensorLists;
 /// For floating-point parameters of any device; those of a group may differ in device and dtype. A
 /// parameter whose gradient is undefined is left alone, and the step is not counted for it, as in
 /// PyTorch. The state has the parameter's dtype.
+///
+/// Of options that LibTorch does not have (LAMB, Lion, Muon, ScheduleFreeAdamW), a group takes
+/// those that it is given to the constructor with; add_param_group() gives it the optimizer's
+/// defaults, and param_groups().back().set_options() others.
 class MultiTensorOptimizer : public torch::optim::Optimizer, public StatefulOptimizer {
  public:
   ~MultiTensorOptimizer() override;

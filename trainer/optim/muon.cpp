@@ -64,6 +64,7 @@ std::vector<detail::OptionField> fields(MuonOptions& options) {
 const detail::Algorithm& algorithm() {
   static const detail::Algorithm kAlgorithm = [] {
     auto result = detail::algorithm_with<MuonOptions>("Muon", check, fields);
+    result.own_options = true;
     result.state = {{.name = "momentum_buffer"}};
     result.check_parameter = check_parameter;
     return result;

@@ -13,7 +13,7 @@
 
 namespace trainer::optim {
 
-/// A group takes exactly the options it is given.
+/// A group takes all of the options it is given, none of the defaults.
 struct MuonOptions : public torch::optim::OptimizerCloneableOptions<MuonOptions> {
   MuonOptions(double lr = 1e-3) : lr_(lr) {}  // NOLINT: implicit as for LibTorch's options
   using Coefficients = std::tuple<double, double, double>;

@@ -55,6 +55,7 @@ std::vector<detail::OptionField> fields(Own& options) {
 const detail::Algorithm& algorithm() {
   static const detail::Algorithm kAlgorithm = [] {
     auto result = detail::algorithm_with<Own>(kName, check, fields);
+    result.own_options = true;
     result.state = {{.name = "z",
                      .make = [](const torch::Tensor& parameter,
                                 const detail::Options&) { return parameter.detach().clone(); }},

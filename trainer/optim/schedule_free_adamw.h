@@ -13,7 +13,7 @@
 
 namespace trainer::optim {
 
-/// A group takes exactly the options it is given.
+/// A group takes all of the options it is given, none of the defaults.
 struct ScheduleFreeAdamWOptions
     : public torch::optim::OptimizerCloneableOptions<ScheduleFreeAdamWOptions> {
   ScheduleFreeAdamWOptions(double lr = 2.5e-3) : lr_(lr) {}  // NOLINT: implicit as for LibTorch's
