@@ -18,6 +18,7 @@
 #include <trainer/core/hash.h>
 #include <trainer/core/registry.h>
 #include <trainer/core/seed.h>
+#include <trainer/data/combined_loader.h>
 #include <trainer/data/data_module.h>
 #include <trainer/data/readers/csv.h>
 #include <trainer/data/readers/idx.h>

@@ -59,5 +59,22 @@ TEST(Batch, OnItsOwnDeviceSharesItsTensors) {
   EXPECT_EQ(batch.to(torch::kMeta)["labels"].device(), torch::Device(torch::kMeta));
 }
 
+TEST(Batch, HasThePartsOfACombinedLoader) {
+  const Batch batch = Batch::of_parts(
+      {Batch{torch::zeros({3, 2})}, Batch(), Batch{torch::ones({4}), torch::zeros({4})}});
+  EXPECT_EQ(batch.num_parts(), 3);
+  EXPECT_EQ(batch.size(), 7);
+  EXPECT_FALSE(batch.empty());
+  EXPECT_TRUE(batch.part(1).empty());
+  EXPECT_EQ(batch.to(torch::kMeta).part(2)[1].device(), torch::Device(torch::kMeta));
+  EXPECT_EQ(test::thrown<UsageError>([&] { (void)batch.part(3); }),
+            "Batch: no part 3; the batch has 3, counted from 0.");
+  EXPECT_EQ(test::thrown<UsageError>([&] { (void)batch.part(2).part(0); }),
+            "Batch: no part 0; this batch comes from one loader, not from a CombinedLoader.");
+  EXPECT_EQ(test::thrown<UsageError>([&] { (void)batch.unpack<2>(); }),
+            "Batch: unpack<2>() on a batch of 3 parts. Unpack its parts: "
+            "batch.part(0).unpack<2>().");
+}
+
 }  // namespace
 }  // namespace trainer

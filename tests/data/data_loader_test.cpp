@@ -333,7 +333,7 @@ TEST(DataLoader, RefusesDataItCannotBatch) {
   EXPECT_EQ(data_error(5, {.batch_size = 6, .drop_last = true}),
             "DataLoader: trainer::(anonymous namespace)::Numbers has 5 samples, not one full batch "
             "of 6. Lower batch_size, or turn drop_last off.");
-  EXPECT_EQ(thrown<UsageError>([] { DataLoader(nullptr, {}); }),
+  EXPECT_EQ(thrown<UsageError>([] { DataLoader(std::shared_ptr<const Dataset>(), {}); }),
             "DataLoader: the data set is null. DataLoader() stands for no data.");
 }
 
@@ -350,6 +350,39 @@ TEST(DataLoader, RefusesPositionsOutOfRange) {
   EXPECT_EQ(thrown<UsageError>([&] { loader.num_samples(3); }),
             "DataLoader: no batch 3; an epoch has 3, counted from 0.");
   EXPECT_THROW(loader.num_samples(-1), UsageError);
+}
+
+TEST(DataLoader, DividesTheGlobalBatchOverProcessesAndAccumulation) {
+  DataLoader loader(std::make_shared<Numbers>(100), {.global_batch_size = 24});
+  EXPECT_EQ(loader.options().batch_size, 24);
+  loader.divide_batches(/*world_size=*/2, /*accumulate_grad_batches=*/3);
+  EXPECT_EQ(loader.options().batch_size, 4);
+  EXPECT_EQ(loader.size(), 25);
+  EXPECT_EQ(loader.shape().dump(), R"({"batch_size":4,"samples":100,"shuffle":false})");
+  EXPECT_EQ(epoch_of(loader, 0, 24), (Batches{{96, 97, 98, 99}}));
+  EXPECT_EQ(thrown<UsageError>([&] { loader.divide_batches(1, 1); }),
+            "DataLoader: divide_batches() after start(). Call it before.");
+
+  DataLoader own(std::make_shared<Numbers>(100), {.batch_size = 24});
+  own.divide_batches(2, 3);
+  EXPECT_EQ(own.options().batch_size, 24);
+}
+
+TEST(DataLoader, RefusesAGlobalBatchThatDoesNotDivide) {
+  for (const int64_t global : {10, 4, 9}) {
+    EXPECT_EQ(thrown<ConfigError>([&] { batch_size_for(global, 2, 4); }),
+              "global_batch_size is " + std::to_string(global) +
+                  ", which does not divide by 2 processes times accumulate_grad_batches 4.\n"
+                  "  Choose a multiple of both.");
+  }
+  EXPECT_EQ(batch_size_for(8, 2, 4), 1);
+  EXPECT_THROW(batch_size_for(8, std::numeric_limits<int64_t>::max(), 4), ConfigError);
+  EXPECT_EQ(thrown<ConfigError>([] {
+              DataLoader(std::make_shared<Numbers>(5), {.batch_size = 2, .global_batch_size = 4});
+            }),
+            "in code: DataLoader: batch_size is 2 and global_batch_size is 4; give one of them.");
+  DataLoader loader(std::make_shared<Numbers>(5), {.global_batch_size = 12, .drop_last = true});
+  EXPECT_THROW(loader.divide_batches(2, 1), DataError);
 }
 
 TEST(DataLoader, IsEmptyWithoutData) {

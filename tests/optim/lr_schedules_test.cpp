@@ -1,5 +1,6 @@
 #include <trainer/optim/lr_schedules.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -93,7 +94,7 @@ TEST(OneCycleLR, TakesEachGroupsOwnPeakAndStaysAtItsEnd) {
   }
   EXPECT_GT(highest, 0.9);
   for (int i = 0; i < 3; ++i) {
-    EXPECT_DOUBLE_EQ(lrs(optimizer)[0], 0.5 / 1e4);
+    EXPECT_NEAR(lrs(optimizer)[0], 0.5 / 1e4, 1e-15);
     EXPECT_DOUBLE_EQ(
         static_cast<torch::optim::SGDOptions&>(optimizer.param_groups()[0].options()).momentum(),
         0.95);
@@ -143,20 +144,20 @@ TEST(LRSchedules, TakeTheLengthOfTheRunWhereNoneIsGiven) {
 TEST(LRSchedules, RefuseBadArguments) {
   EXPECT_EQ(config_error<StepLR>({.step_size = 0, .gamma = -0.1}),
             "in code: StepLR.step_size: is '0': must be at least 1.\n"
-            "in code: StepLR.gamma: is '-0.1': must be at least 0.");
+            "in code: StepLR.gamma: is '-0.1': must be at least 0.0.");
   EXPECT_EQ(config_error<StepLR>({.gamma = std::nan("")}),
-            "in code: StepLR.gamma: is '.nan': must be at least 0.");
+            "in code: StepLR.gamma: is '.nan': must be at least 0.0.");
   EXPECT_EQ(config_error<ConstantLR>({.factor = 1.5}),
-            "in code: ConstantLR.factor: is '1.5': must lie between 0 and 1.");
+            "in code: ConstantLR.factor: is '1.5': must lie between 0.0 and 1.0.");
   EXPECT_EQ(config_error<LinearLR>({.start_factor = 0}),
-            "in code: LinearLR.start_factor: is '0': must be greater than 0.");
+            "in code: LinearLR.start_factor: is '0.0': must be greater than 0.0.");
   EXPECT_EQ(config_error<MultiStepLR>({.milestones = {3, 2}}),
             "in code: MultiStepLR: milestones are [3, 2], they have to be in order.");
   EXPECT_EQ(config_error<WarmupCosineLR>({.warmup_steps = 10, .total_steps = 10}),
             "in code: WarmupCosineLR: warmup_steps is 10 and total_steps is 10; choose 0 <= "
             "warmup_steps < total_steps.");
   EXPECT_EQ(config_error<WarmupCosineLR>({.total_steps = 5, .min_factor = 1.5}),
-            "in code: WarmupCosineLR.min_factor: is '1.5': must lie between 0 and 1.");
+            "in code: WarmupCosineLR.min_factor: is '1.5': must lie between 0.0 and 1.0.");
   EXPECT_EQ(config_error<WSDLR>({.warmup_steps = 6, .decay_steps = 5, .total_steps = 10}),
             "in code: WSDLR: warmup_steps is 6, decay_steps is 5 and total_steps is 10; choose "
             "warmup_steps + decay_steps <= total_steps.");

@@ -22,6 +22,25 @@ Batch::Batch(std::vector<torch::Tensor> tensors, std::vector<std::string> names)
   names_ = std::make_shared<const std::vector<std::string>>(std::move(names));
 }
 
+Batch Batch::of_parts(std::vector<Batch> parts) {
+  Batch batch;
+  batch.parts_ = std::move(parts);
+  return batch;
+}
+
+const Batch& Batch::part(size_t index) const {
+  if (index >= parts_.size()) {
+    throw UsageError(
+        parts_.empty()
+            ? fmt::format("Batch: no part {}; this batch comes from one loader, not from a "
+                          "CombinedLoader.",
+                          index)
+            : fmt::format("Batch: no part {}; the batch has {}, counted from 0.", index,
+                          parts_.size()));
+  }
+  return parts_[index];
+}
+
 const torch::Tensor& Batch::operator[](size_t index) const {
   if (index >= tensors_.size()) {
     throw UsageError(fmt::format("Batch: no tensor {}; the batch holds {} (0 to {}).", index,
@@ -46,7 +65,11 @@ const torch::Tensor& Batch::operator[](std::string_view name) const {
 
 int64_t Batch::size() const {
   if (tensors_.empty()) {
-    return 0;
+    int64_t sum = 0;
+    for (const auto& part : parts_) {
+      sum += part.size();
+    }
+    return sum;
   }
   return tensors_.front().dim() == 0 ? 1 : tensors_.front().size(0);
 }
@@ -62,10 +85,18 @@ Batch Batch::to(torch::Device device) && {
       tensor = tensor.to(device, /*non_blocking=*/true);
     }
   }
+  for (auto& part : parts_) {
+    part = std::move(part).to(device);
+  }
   return std::move(*this);
 }
 
 void Batch::throw_wrong_count(size_t expected) const {
+  if (!parts_.empty()) {
+    throw UsageError(fmt::format(
+        "Batch: unpack<{}>() on a batch of {} parts. Unpack its parts: batch.part(0).unpack<{}>().",
+        expected, parts_.size(), expected));
+  }
   throw UsageError(fmt::format(
       "Batch: unpack<{}>() on a batch of {} tensors. Unpack as many as the data set yields.",
       expected, tensors_.size()));

@@ -23,6 +23,9 @@ class Batch {
   Batch() = default;
   Batch(std::initializer_list<torch::Tensor> tensors) : tensors_(tensors) {}
   explicit Batch(std::vector<torch::Tensor> tensors, std::vector<std::string> names = {});
+  /// The batches of several loaders as one, which has no tensors of its own: what a CombinedLoader
+  /// yields. A part may be empty.
+  static Batch of_parts(std::vector<Batch> parts);
 
   /// The first N tensors by position. Throws UsageError when the batch does not hold exactly N.
   template <size_t N>
@@ -41,11 +44,16 @@ class Batch {
   const torch::Tensor& operator[](size_t index) const;
   const torch::Tensor& operator[](std::string_view name) const;
 
+  /// The batch of loader `index`. Throws UsageError for one that is not there.
+  const Batch& part(size_t index) const;
+  /// 0 for a batch of one loader.
+  size_t num_parts() const { return parts_.size(); }
+
   /// Number of samples: the first dimension of the first tensor; 0 for an empty batch, 1 for a
-  /// scalar.
+  /// scalar, the sum over the parts where there are any.
   int64_t size() const;
   size_t num_tensors() const { return tensors_.size(); }
-  bool empty() const { return tensors_.empty(); }
+  bool empty() const { return tensors_.empty() && parts_.empty(); }
   const std::vector<torch::Tensor>& tensors() const { return tensors_; }
   /// Empty when the batch has no names.
   const std::vector<std::string>& names() const;
@@ -60,6 +68,7 @@ class Batch {
   std::vector<torch::Tensor> tensors_;
   std::shared_ptr<const std::vector<std::string>>
       names_;  // shared: equal for every batch of a loader
+  std::vector<Batch> parts_;
 };
 
 }  // namespace trainer

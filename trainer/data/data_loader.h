@@ -10,14 +10,19 @@
 #include <memory>
 #include <optional>
 
+#include <nlohmann/json.hpp>
+
 #include <trainer/core/batch.h>
 #include <trainer/core/reflect.h>
+#include <trainer/data/batch_source.h>
 #include <trainer/data/dataset.h>
+#include <trainer/data/iterable_dataset.h>
 
 namespace trainer {
 
 struct DataLoaderOptions {
   int64_t batch_size = 1;
+  std::optional<int64_t> global_batch_size = std::nullopt;
   bool shuffle = false;
   bool drop_last = false;
   int64_t num_workers = 1;
@@ -28,6 +33,10 @@ struct DataLoaderOptions {
     using config::field, config::at_least;
     return std::tuple{
         field<&DataLoaderOptions::batch_size>("Samples in a batch, per process.", at_least(1)),
+        field<&DataLoaderOptions::global_batch_size>(
+            "Samples in an optimizer step of all processes together, in place of batch_size: "
+            "world_size * accumulate_grad_batches batches.",
+            at_least(1)),
         field<&DataLoaderOptions::shuffle>("A new order each epoch instead of the data set's own."),
         field<&DataLoaderOptions::drop_last>(
             "Leave out a last batch that is smaller than the others."),
@@ -36,13 +45,23 @@ struct DataLoaderOptions {
             "the same for any number.",
             at_least(0)),
         field<&DataLoaderOptions::prefetch>(
-            "Batches held ready at most; unset: as many as fit 16 MiB, 2 to 64.", at_least(1)),
+            "Batches held ready at most; unset: as many as fit 16 MiB, 2 to 64; 8 of a stream.",
+            at_least(1)),
         field<&DataLoaderOptions::seed>("Seed of the order; unset: the run's seed.")};
   }
+  /// Throws ConfigError when both batch sizes are given.
+  void validate() const;
 };
 
+/// The batch size that makes an optimizer step of `world_size` processes, each with
+/// `accumulate_grad_batches` batches, take `global_batch_size` samples. Throws ConfigError where
+/// that does not come out even.
+int64_t batch_size_for(int64_t global_batch_size, int64_t world_size,
+                       int64_t accumulate_grad_batches);
+
 /// Position p of an epoch holds sample Permutation(dataset.size(), derive_seed(seed, epoch))[p]
-/// when shuffled, else sample p; batch b holds the positions from b * batch_size on.
+/// when shuffled, else sample p; batch b holds the positions from b * batch_size on. An
+/// IterableDataset gives its samples in its own order, and its number of batches is unknown.
 ///
 /// The data set is called without gradients, and in the loader's threads LibTorch's operators use
 /// that one thread only.
@@ -55,23 +74,35 @@ class DataLoader {
   /// Throws DataError for a data set without samples, or with drop_last without a full batch;
   /// ConfigError for options out of range.
   DataLoader(std::shared_ptr<const Dataset> dataset, DataLoaderOptions options);
+  /// Pulls the samples on one thread, or none with num_workers = 0. Throws ConfigError for options
+  /// out of range, and for shuffle.
+  DataLoader(std::shared_ptr<IterableDataset> dataset, DataLoaderOptions options);
+  /// Batches from a CombinedLoader, or a source of your own.
+  explicit DataLoader(std::unique_ptr<BatchSource> source);
   DataLoader(DataLoader&&) noexcept;
   DataLoader& operator=(DataLoader&&) noexcept;
   ~DataLoader();
 
-  explicit operator bool() const { return impl_ != nullptr; }
+  explicit operator bool() const { return source_ != nullptr; }
 
-  /// Batches in an epoch.
+  /// Batches in an epoch; kUnknownSize (-1) where only the end of the epoch tells.
   int64_t size() const;
   /// Samples in batch `batch_idx` of an epoch: batch_size, or less for the last one. Throws
-  /// UsageError for a batch that is not there.
+  /// UsageError for a batch that is not there; as do the next two members, also where the batches
+  /// do not come from a Dataset.
   int64_t num_samples(int64_t batch_idx) const;
   const Dataset& dataset() const;
   const DataLoaderOptions& options() const;
 
+  /// What a position within an epoch depends on: {"samples": 100, "batch_size": 8, "shuffle":
+  /// true},
+  /// {"batch_size": 8} for a stream, {"mode": "min_size", "loaders": [...]} for a CombinedLoader.
+  nlohmann::json shape() const;
+
   /// Begins `epoch` at batch `first_batch`, in O(1) whatever the position: what a checkpoint has to
-  /// keep is these two numbers and the seed. Stops an epoch that is under way. `num_batches` ends
-  /// the epoch early (limit_*_batches), so that nothing is fetched in vain; -1 for all. Throws
+  /// keep is these two numbers and the seed; for a stream also state_dict(), without which the
+  /// samples before are read again and dropped. Stops an epoch that is under way. `num_batches`
+  /// ends the epoch early (limit_*_batches), so that nothing is fetched in vain; -1 for all. Throws
   /// UsageError for numbers out of range; `first_batch` may be size(): nothing is left then.
   void start(int64_t epoch, int64_t first_batch = 0, int64_t num_batches = -1);
 
@@ -79,15 +110,31 @@ class DataLoader {
   /// batch, which ends the epoch. Throws UsageError before the first start().
   std::optional<Batch> next();
 
+  /// Which loader of a sequential CombinedLoader the last batch came from; 0 for all others.
+  int64_t dataloader_idx() const;
+
   /// Ends the epoch early; waits for the batches that are being fetched. The threads sleep until
   /// the next start().
   void stop();
 
- private:
-  struct Impl;
-  Impl& impl() const;
+  /// What a stream needs besides the numbers of start(), as of the last batch that next() gave;
+  /// null where nothing is needed.
+  nlohmann::json state_dict() const;
+  /// For the next start(), which throws CheckpointError where the state is of another position.
+  void load_state_dict(const nlohmann::json& state);
 
-  std::unique_ptr<Impl> impl_;
+  /// Sets batch_size where global_batch_size was given; until then that stands for one process and
+  /// no accumulation. Before the first start(). Throws ConfigError where it does not come out even,
+  /// DataError where drop_last then leaves nothing.
+  void divide_batches(int64_t world_size, int64_t accumulate_grad_batches);
+
+ private:
+  class DatasetSource;
+  BatchSource& source() const;
+  const DatasetSource& dataset_source() const;
+
+  std::unique_ptr<BatchSource> source_;
+  bool started_ = false;
 };
 
 }  // namespace trainer

@@ -6,44 +6,22 @@
 #include <string_view>
 #include <typeinfo>
 
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/EmptyTensor.h>
-#include <ATen/Functions.h>
 #include <c10/util/DimVector.h>
 #include <c10/util/Type.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/seed.h>
 #include <trainer/data/sampler.h>
+#include <trainer/data/stack.h>
 
 namespace trainer {
 namespace {
 
 std::string class_name(const Dataset& dataset) { return c10::demangle(typeid(dataset).name()); }
-
-/// What has to be equal for two samples to be stacked: "x: Float [3, 4], y: Long []".
-std::string form(const Batch& sample) {
-  std::string text;
-  for (size_t i = 0; i < sample.num_tensors(); ++i) {
-    text += fmt::format("{}{}{}{} [{}]", i == 0 ? "" : ", ",
-                        sample.names().empty() ? "" : sample.names()[i],
-                        sample.names().empty() ? "" : ": ", c10::toString(sample[i].scalar_type()),
-                        fmt::join(sample[i].sizes(), ", "));
-  }
-  return text.empty() ? "no tensors" : text;
-}
-
-bool same_form(const Batch& a, const Batch& b) {
-  if (a.num_tensors() != b.num_tensors() || a.names() != b.names()) {
-    return false;
-  }
-  for (size_t i = 0; i < a.num_tensors(); ++i) {
-    if (a[i].scalar_type() != b[i].scalar_type() || a[i].sizes() != b[i].sizes()) {
-      return false;
-    }
-  }
-  return true;
-}
 
 void check_index(std::string_view what, int64_t index, int64_t size) {
   if (index < 0 || index >= size) {
@@ -84,22 +62,20 @@ Batch Dataset::get_batch(std::span<const int64_t> indices) const {
   samples.reserve(indices.size());
   for (const int64_t index : indices) {
     samples.push_back(get(index));
-    if (!same_form(samples.back(), samples.front())) {
+  }
+  return stack(samples, indices);
+}
+
+Batch Dataset::stack(const std::vector<Batch>& samples, std::span<const int64_t> indices) const {
+  for (size_t i = 1; i < samples.size(); ++i) {
+    if (!same_form(samples[i], samples.front())) {
       throw UsageError(fmt::format(
           "{}: sample {} does not stack with sample {}: {} against {}.\n  Make all samples alike "
           "in get(), or override get_batch() to pad them.",
-          class_name(*this), index, indices.front(), form(samples.back()), form(samples.front())));
+          class_name(*this), indices[i], indices.front(), form(samples[i]), form(samples.front())));
     }
   }
-  std::vector<torch::Tensor> stacked;
-  std::vector<torch::Tensor> column(samples.size());
-  for (size_t i = 0; i < samples.front().num_tensors(); ++i) {
-    for (size_t j = 0; j < samples.size(); ++j) {
-      column[j] = samples[j][i];
-    }
-    stacked.push_back(at::stack(column));
-  }
-  return Batch(std::move(stacked), samples.front().names());
+  return stack_samples(samples);
 }
 
 TensorDataset::TensorDataset(std::vector<torch::Tensor> tensors, std::vector<std::string> names)
@@ -169,18 +145,66 @@ Subset::Subset(std::shared_ptr<const Dataset> dataset, std::vector<int64_t> indi
   }
 }
 
-Batch Subset::get(int64_t index) const {
+int64_t Subset::mapped(int64_t index) const {
   check_index("Subset", index, size());
-  return dataset_->get(indices_[static_cast<size_t>(index)]);
+  return indices_[static_cast<size_t>(index)];
 }
 
-Batch Subset::get_batch(std::span<const int64_t> indices) const {
-  std::vector<int64_t> mapped(indices.size());
+std::vector<int64_t> Subset::mapped(std::span<const int64_t> indices) const {
+  std::vector<int64_t> result(indices.size());
   for (size_t i = 0; i < indices.size(); ++i) {
-    check_index("Subset", indices[i], size());
-    mapped[i] = indices_[static_cast<size_t>(indices[i])];
+    result[i] = mapped(indices[i]);
   }
-  return dataset_->get_batch(mapped);
+  return result;
+}
+
+Batch Subset::get(int64_t index) const { return dataset_->get(mapped(index)); }
+
+Batch Subset::get_batch(std::span<const int64_t> indices) const {
+  return dataset_->get_batch(mapped(indices));
+}
+
+Batch Subset::get_in_epoch(int64_t index, int64_t epoch) const {
+  return dataset_->get_in_epoch(mapped(index), epoch);
+}
+
+Batch Subset::get_batch_in_epoch(std::span<const int64_t> indices, int64_t epoch) const {
+  return dataset_->get_batch_in_epoch(mapped(indices), epoch);
+}
+
+TransformedDataset::TransformedDataset(std::shared_ptr<const Dataset> dataset, Transform transform,
+                                       std::optional<uint64_t> seed)
+    : dataset_(std::move(dataset)), transform_(std::move(transform)), seed_(seed) {
+  if (!dataset_ || !transform_) {
+    throw UsageError(
+        fmt::format("TransformedDataset: the {} is null.", dataset_ ? "function" : "data set"));
+  }
+}
+
+Batch TransformedDataset::transformed(int64_t index, int64_t epoch,
+                                      torch::Generator& generator) const {
+  generator.set_current_seed(derive_seed(
+      seed_.value_or(global_seed()), static_cast<uint64_t>(epoch), static_cast<uint64_t>(index)));
+  return transform_(dataset_->get_in_epoch(index, epoch), generator);
+}
+
+Batch TransformedDataset::get_in_epoch(int64_t index, int64_t epoch) const {
+  auto generator = at::detail::createCPUGenerator();
+  return transformed(index, epoch, generator);
+}
+
+Batch TransformedDataset::get_batch_in_epoch(std::span<const int64_t> indices,
+                                             int64_t epoch) const {
+  if (indices.empty()) {
+    throw UsageError("TransformedDataset: get_batch() of no samples.");
+  }
+  auto generator = at::detail::createCPUGenerator();  // one for all: it is seeded for each
+  std::vector<Batch> samples;
+  samples.reserve(indices.size());
+  for (const int64_t index : indices) {
+    samples.push_back(transformed(index, epoch, generator));
+  }
+  return stack(samples, indices);
 }
 
 std::vector<std::shared_ptr<Subset>> random_split(std::shared_ptr<const Dataset> dataset,

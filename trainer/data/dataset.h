@@ -5,7 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -32,6 +34,17 @@ class Dataset {
   /// The samples at `indices`, stacked: [indices.size(), ...]. The default stacks what get()
   /// returns and throws UsageError, naming both samples, when their names, shapes or dtypes differ.
   virtual Batch get_batch(std::span<const int64_t> indices) const;
+
+  /// What a DataLoader calls. Override them where a sample differs from epoch to epoch, as under
+  /// random augmentation; the defaults are get() and get_batch().
+  virtual Batch get_in_epoch(int64_t index, int64_t) const { return get(index); }
+  virtual Batch get_batch_in_epoch(std::span<const int64_t> indices, int64_t) const {
+    return get_batch(indices);
+  }
+
+ protected:
+  /// Stacks `samples`, which were fetched for `indices`; throws as get_batch() does.
+  Batch stack(const std::vector<Batch>& samples, std::span<const int64_t> indices) const;
 };
 
 /// Samples that lie in memory: tensors with an equal first dimension, [size, ...] each, which
@@ -66,10 +79,52 @@ class Subset : public Dataset {
   /// Throws UsageError for an index outside of the subset, as does get_batch().
   Batch get(int64_t index) const override;
   Batch get_batch(std::span<const int64_t> indices) const override;
+  Batch get_in_epoch(int64_t index, int64_t epoch) const override;
+  Batch get_batch_in_epoch(std::span<const int64_t> indices, int64_t epoch) const override;
 
  private:
+  int64_t mapped(int64_t index) const;
+  std::vector<int64_t> mapped(std::span<const int64_t> indices) const;
+
   std::shared_ptr<const Dataset> dataset_;
   std::vector<int64_t> indices_;
+};
+
+/// Another data set with a function applied to every sample, on the loader's threads: augmentation,
+/// tokenization, decoding.
+///
+///   TransformedDataset noisy(dataset, [](Batch sample, torch::Generator& generator) {
+///     auto [x, y] = sample.unpack<2>();
+///     return Batch{x + 0.1 * torch::randn(x.sizes(), generator), y};
+///   });
+///
+/// The generator is seeded by derive_seed(seed, epoch, index): a sample is the same for any number
+/// of threads and after a resume, and another one in the next epoch. Draw from it and not from
+/// LibTorch's global one. Give transforms that are nested seeds of their own.
+class TransformedDataset : public Dataset {
+ public:
+  /// Takes one sample and gives one; called from several threads at a time.
+  using Transform = std::function<Batch(Batch sample, torch::Generator& generator)>;
+
+  /// `seed` unset: the run's. Throws UsageError for no data set or no function.
+  TransformedDataset(std::shared_ptr<const Dataset> dataset, Transform transform,
+                     std::optional<uint64_t> seed = std::nullopt);
+
+  int64_t size() const override { return dataset_->size(); }
+  /// As in epoch 0.
+  Batch get(int64_t index) const override { return get_in_epoch(index, 0); }
+  Batch get_batch(std::span<const int64_t> indices) const override {
+    return get_batch_in_epoch(indices, 0);
+  }
+  Batch get_in_epoch(int64_t index, int64_t epoch) const override;
+  Batch get_batch_in_epoch(std::span<const int64_t> indices, int64_t epoch) const override;
+
+ private:
+  Batch transformed(int64_t index, int64_t epoch, torch::Generator& generator) const;
+
+  std::shared_ptr<const Dataset> dataset_;
+  Transform transform_;
+  std::optional<uint64_t> seed_;
 };
 
 /// Splits a data set at random into parts of the given fractions (which add up to 1); the same seed
