@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -58,6 +59,8 @@ struct Kind {
   }
 };
 
+inline void PrintTo(const Kind& kind, std::ostream* out) { *out << kind.name; }
+
 template <class O, class Options>
 Kind kind(std::string name, std::string optimizer, const Options& options) {
   return {std::move(name), std::move(optimizer), std::is_same_v<O, optim::Muon>,
@@ -81,7 +84,7 @@ inline std::vector<Kind> our_kinds() {
       kind<SGD>("SGDDampening", "SGD", SGDOptions(0.05).momentum(0.9).dampening(0.5)),
       kind<SGD>("SGDNesterov", "SGD", SGDOptions(0.05).momentum(0.9).nesterov(true)),
       kind<Adagrad>("Adagrad", "Adagrad",
-                    AdagradOptions(0.05).lr_decay(0.1).initial_accumulator_value(0.2)),
+                    AdagradOptions(0.05).lr_decay(0.01).initial_accumulator_value(0.2)),
       kind<RMSprop>("RMSprop", "RMSprop", RMSpropOptions(0.05)),
       kind<RMSprop>("RMSpropCentered", "RMSprop",
                     RMSpropOptions(0.05).momentum(0.5).centered(true)),

@@ -1,5 +1,6 @@
 #include <trainer/optim/algorithm.h>
 
+#include <algorithm>
 #include <string>
 
 #include <ATen/ops/stack.h>
@@ -146,17 +147,20 @@ void TensorLists::link(const Algorithm& algorithm, const Options& options, State
 }
 
 void TensorLists::check_layouts(const Algorithm& algorithm) const {
-  for (const Tensors& tensors : state) {
-    for (size_t i = 0; i < tensors.size(); ++i) {
-      const Tensor& now = parameters[i];
-      const Tensor& then = tensors[i];
-      if (now.sizes() != then.sizes() || now.strides() != then.strides() ||
-          now.scalar_type() != then.scalar_type() || now.device() != then.device()) {
-        throw UsageError(
-            fmt::format("{}: a parameter was {} at its first step and is {} now.\n"
-                        "  Move or convert the module before the first step.",
-                        algorithm.name, describe(then), describe(now)));
-      }
+  const auto made =
+      std::find_if(state.begin(), state.end(), [](const Tensors& list) { return !list.empty(); });
+  if (made == state.end()) {
+    return;
+  }
+  for (size_t i = 0; i < parameters.size(); ++i) {
+    const Tensor& now = parameters[i];
+    const Tensor& then = (*made)[i];
+    if (now.sizes() != then.sizes() || now.strides() != then.strides() ||
+        now.scalar_type() != then.scalar_type() || now.device() != then.device()) {
+      throw UsageError(
+          fmt::format("{}: a parameter was {} at its first step and is {} now.\n"
+                      "  Move or convert the module before the first step.",
+                      algorithm.name, describe(then), describe(now)));
     }
   }
 }
