@@ -110,7 +110,7 @@ void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch:
                                          const Batch&, int64_t) {
   if (init_.every_n_train_steps && trainer.at_step_edge() &&
       trainer.progress().global_step % *init_.every_n_train_steps == 0) {
-    waits_for_validation_ = init_.monitor && trainer.num_val_batches() > 0 &&
+    waits_for_validation_ = init_.monitor && trainer.num_val_batches() != 0 &&
                             !trainer.callback_metrics().contains(*init_.monitor);
     if (!waits_for_validation_) {
       save_if_wanted(trainer);

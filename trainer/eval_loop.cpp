@@ -49,6 +49,11 @@ class GradientsOff {
   const torch::NoGradGuard no_grad_;
 };
 
+/// Evaluation goes through the data in the same order each time.
+void start(DataLoader& loader, int64_t num_batches) {
+  loader.start(/*epoch=*/0, /*first_batch=*/0, num_batches == kAllBatches ? -1 : num_batches);
+}
+
 std::string suffix(size_t dataloader_idx, size_t num_loaders) {
   return num_loaders > 1 ? "/dataloader_idx_" + std::to_string(dataloader_idx) : "";
 }
@@ -111,6 +116,9 @@ std::vector<EvalData> limited(std::vector<DataLoader> loaders, const BatchLimit&
                               const char* name) {
   std::vector<EvalData> data;
   for (auto& loader : loaders) {
+    if (loader) {
+      loader.divide_batches(/*world_size=*/1, /*accumulate_grad_batches=*/1);
+    }
     const int64_t batches = limited_batches(limit, loader.size(), name);
     data.push_back({std::move(loader), batches});
   }
@@ -120,7 +128,10 @@ std::vector<EvalData> limited(std::vector<DataLoader> loaders, const BatchLimit&
 int64_t num_batches(const std::vector<EvalData>& data) {
   int64_t sum = 0;
   for (const auto& one : data) {
-    sum += one.num_batches;
+    sum = one.num_batches == kAllBatches ? kAllBatches : sum + one.num_batches;
+    if (sum == kAllBatches) {
+      break;
+    }
   }
   return sum;
 }
@@ -145,7 +156,7 @@ void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
     run_.progress.dataloader_idx = static_cast<int64_t>(i);
     metrics.set_suffix(suffix(i, data.size()));
     DataLoader& loader = data[i].loader;
-    loader.start(/*epoch=*/0, /*first_batch=*/0, std::min(data[i].num_batches, max_batches));
+    start(loader, std::min(data[i].num_batches, max_batches));
     for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
       const Batch batch = run_.transfer(std::move(*next));
       metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, batch.size());
@@ -214,7 +225,7 @@ std::vector<torch::Tensor> EvalLoop::predict(std::vector<EvalData>& data) {
   module.on_predict_epoch_start();
   for (size_t i = 0; i < data.size(); ++i) {
     run_.progress.dataloader_idx = static_cast<int64_t>(i);
-    data[i].loader.start(/*epoch=*/0, /*first_batch=*/0, data[i].num_batches);
+    start(data[i].loader, data[i].num_batches);
     for (int64_t batch_idx = 0; auto next = data[i].loader.next(); ++batch_idx) {
       const Batch batch = run_.transfer(std::move(*next));
       callbacks.call<&C::on_predict_batch_start>(batch, batch_idx);

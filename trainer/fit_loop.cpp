@@ -64,7 +64,7 @@ int64_t FitLoop::estimated_schedule_steps() {
   const int64_t max_epochs = config.max_epochs.value_or(-1);
   open_training_data();
   int64_t steps = config.max_steps;
-  if (max_epochs >= 0) {
+  if (max_epochs >= 0 && num_batches_ != kAllBatches) {
     int64_t by_epochs = 0;
     for (int64_t epoch = 0; epoch < max_epochs; ++epoch) {
       const int64_t window = config.accumulate_grad_batches.at(epoch);
@@ -115,15 +115,17 @@ void FitLoop::open_training_data() {
   if (!train_loader_) {
     throw DataError("fit: the data module has no train_dataloader(). Override it.");
   }
+  train_loader_.divide_batches(
+      strategy_.world_size(), run_.config.accumulate_grad_batches.at(progress_.current_epoch));
+  if (run_.config.overfits()) {
+    train_loader_.keep_order();
+  }
   num_batches_ =
       limited_batches(run_.config.limit_train_batches, train_loader_.size(), "limit_train_batches");
   if (num_batches_ == 0) {
-    throw DataError(
-        fmt::format("fit: there is no training batch ({} samples, batch_size {}, drop_last {}). "
-                    "Give more data or a smaller batch "
-                    "size.",
-                    train_loader_.dataset().size(), train_loader_.options().batch_size,
-                    train_loader_.options().drop_last));
+    throw DataError(fmt::format(
+        "fit: there is no training batch ({}). Give more data or a smaller batch size.",
+        train_loader_.shape().dump()));
   }
 }
 
@@ -167,20 +169,29 @@ void FitLoop::run_epoch() {
     module_.on_train_epoch_start();
     epoch_started_ = true;
   }
-  const int64_t left = std::max<int64_t>(0, num_batches_ - progress_.batch_idx);
-  train_loader_.start(progress_.current_epoch, progress_.batch_idx, left);
+  if (!restored_loader_.is_null()) {
+    train_loader_.load_state_dict(std::exchange(restored_loader_, {}));
+  }
+  train_loader_.start(progress_.current_epoch, progress_.batch_idx,
+                      num_batches_ == kAllBatches
+                          ? -1
+                          : std::max<int64_t>(0, num_batches_ - progress_.batch_idx));
   for (;;) {
     if (at_step_edge()) {
-      if (num_val_batches_ > 0 && validation_->is_due(progress_, training_s())) {
+      const bool epoch_is_over = progress_.batch_idx >= num_batches_;
+      if (num_val_batches_ > 0 && validation_->is_due(progress_, training_s(), epoch_is_over)) {
         validate();
       }
       if (std::exchange(stepped_, false)) {
         step_metric_schedulers(Interval::kStep, progress_.global_step);
       }
-      if (progress_.batch_idx >= num_batches_ || is_done() || stop_is_requested()) {
+      if (epoch_is_over || is_done() || stop_is_requested()) {
         break;
       }
       fill_window();
+      if (window_.empty()) {
+        continue;  // the data ended, which nobody could know before
+      }
     }
     const Window window = take_window();
     Batch batch = std::move(window_.front());
@@ -297,6 +308,10 @@ void FitLoop::end_epoch() {
     progress_.batch_idx = 0;
     validation_->begin_epoch();
     epoch_started_ = false;
+    if (train_loader_.size() == kUnknownSize) {
+      num_batches_ =
+          limited_batches(run_.config.limit_train_batches, kUnknownSize, "limit_train_batches");
+    }
   }
 }
 
@@ -324,11 +339,10 @@ nlohmann::json FitLoop::data_shape() const {
   if (!train_loader_) {
     return nullptr;  // before the first epoch
   }
-  return {
-      {"samples", train_loader_.dataset().size()},
-      {"batch_size", train_loader_.options().batch_size},
-      {"shuffle", train_loader_.options().shuffle},
-      {"accumulate_grad_batches", run_.config.accumulate_grad_batches.at(progress_.current_epoch)}};
+  auto shape = train_loader_.shape();
+  shape["accumulate_grad_batches"] =
+      run_.config.accumulate_grad_batches.at(progress_.current_epoch);
+  return shape;
 }
 
 void FitLoop::check_restored_data() {
@@ -361,13 +375,28 @@ void FitLoop::fill_window() {
   window_weight_ = 0;
   for (int64_t i = 0; i < wanted; ++i) {
     auto batch = train_loader_.next();
-    TRAINER_CHECK(batch.has_value(), "the data loader ended before its epoch");
+    if (!batch) {
+      end_of_data();
+      break;
+    }
     if (wanted > 1) {
       window_weight_ += module_.loss_weight(*batch);
     }
     window_.push_back(std::move(*batch));
   }
   window_is_fresh_ = true;
+}
+
+/// The loader of unknown size has no more batches: now the number of the epoch's is known.
+void FitLoop::end_of_data() {
+  TRAINER_CHECK(train_loader_.size() == kUnknownSize, "the data loader ended before its epoch");
+  num_batches_ = progress_.batch_idx + static_cast<int64_t>(window_.size());
+  if (num_batches_ == 0) {
+    throw DataError("fit: the training data ended before its first batch. Give it some samples.");
+  }
+  if (window_.empty() && module_.automatic_optimization()) {
+    optimization_->step_lr_schedulers(Interval::kEpoch, progress_.current_epoch + 1);
+  }
 }
 
 FitLoop::Window FitLoop::take_window() {
@@ -477,6 +506,7 @@ nlohmann::json FitLoop::state_dict() {
       {"rng", {{"cpu", hash::to_hex(get_rng_state())}}},
       {"metrics", metrics_.state_dict()},
       {"data", data_shape()},
+      {"loader", train_loader_ && !epoch_done_ ? train_loader_.state_dict() : nlohmann::json()},
       {"newest_metrics", to_json(run_.metrics.newest)},
       {"validation_metrics", to_json(run_.metrics.validation)},
       {"prog_bar_metrics", to_json(run_.metrics.prog_bar)},
@@ -495,6 +525,7 @@ void FitLoop::load_state_dict(const nlohmann::json& state) {
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
   metrics_.load_state_dict(state.at("metrics"));
   restored_data_ = state.at("data");
+  restored_loader_ = state.at("loader");
   run_.metrics.newest = from_json(state.at("newest_metrics"));
   run_.metrics.validation = from_json(state.at("validation_metrics"));
   run_.metrics.prog_bar = from_json(state.at("prog_bar_metrics"));

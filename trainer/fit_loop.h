@@ -31,6 +31,7 @@ class FitLoop {
 
   Optimization& optimization() { return *optimization_; }
   MetricCollector& metrics() { return metrics_; }
+  /// kAllBatches where only the end of the data tells.
   int64_t num_training_batches() const { return num_batches_; }
   int64_t num_val_batches() const { return num_val_batches_; }
   bool sanity_checking() const { return sanity_checking_; }
@@ -79,6 +80,7 @@ class FitLoop {
   nlohmann::json data_shape() const;
   void check_restored_data();
   void fill_window();
+  void end_of_data();
   Window take_window();
   void check_loss(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const;
   void check_finite(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const;
@@ -113,7 +115,7 @@ class FitLoop {
   std::chrono::steady_clock::time_point began_ = {};
   double trained_before_s_ = 0;   // by the runs that this one resumes
   nlohmann::json restored_data_;  // shape of the data a checkpoint was saved with, within an epoch
-  nlohmann::json restored_validation_;
+  nlohmann::json restored_validation_, restored_loader_;
   std::string restored_rng_;  // random state of a checkpoint, until training goes on
 };
 

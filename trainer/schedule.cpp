@@ -16,6 +16,15 @@ constexpr int64_t kDefaultMaxEpochs = 1000;
 /// Batches from one validation to the next.
 int64_t interval_in_batches(const TrainerConfig& config, int64_t num_batches) {
   if (const auto* fraction = std::get_if<double>(&config.val_check_interval)) {
+    if (num_batches == kAllBatches) {
+      if (*fraction != 1.0) {
+        throw ConfigError(fmt::format(
+            "trainer.val_check_interval: {} of an epoch whose number of batches nobody knows. Write "
+            "a number of batches, a duration, or 1.0.",
+            *fraction));
+      }
+      return kAllBatches;
+    }
     return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(num_batches) * *fraction));
   }
   if (const auto* count = std::get_if<int64_t>(&config.val_check_interval)) {
@@ -90,13 +99,17 @@ int64_t ValidationSchedule::position(const Progress& progress) const {
   return every_n_epochs_ ? progress.batch_idx : progress.batches;
 }
 
-bool ValidationSchedule::is_due(const Progress& progress, double training_s) const {
+bool ValidationSchedule::is_due(const Progress& progress, double training_s,
+                                bool epoch_is_over) const {
   const int64_t at = position(progress);
   if (at == 0 || at == ran_at_ || !runs_in_epoch(progress.current_epoch)) {
     return false;
   }
   if (seconds_) {
     return training_s - ran_at_s_ >= *seconds_;
+  }
+  if (batches_ == kAllBatches) {
+    return epoch_is_over;
   }
   // Once a multiple of the interval was passed since it ran last.
   return at / batches_ > std::max<int64_t>(ran_at_, 0) / batches_;

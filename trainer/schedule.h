@@ -31,13 +31,14 @@ class TrainingLimits {
 /// val_check_interval and check_val_every_n_epoch.
 class ValidationSchedule {
  public:
-  /// `num_batches`: of a training epoch. Throws ConfigError for an interval that no epoch reaches.
+  /// `num_batches`: of a training epoch, kAllBatches where only its end tells. Throws ConfigError for an interval that no epoch reaches.
   ValidationSchedule(const TrainerConfig& config, int64_t num_batches);
 
   /// Validation may run in this epoch.
   bool runs_in_epoch(int64_t epoch) const;
-  /// At the edge of a step: validation has to run now. `training_s`: seconds of training so far.
-  bool is_due(const Progress& progress, double training_s) const;
+  /// At the edge of a step: validation has to run now. `training_s`: seconds of training so far;
+  /// `epoch_is_over`: no batch of this epoch is left.
+  bool is_due(const Progress& progress, double training_s, bool epoch_is_over) const;
   void ran(const Progress& progress, double training_s);
   /// A new epoch begins.
   void begin_epoch();
@@ -51,7 +52,7 @@ class ValidationSchedule {
   int64_t position(const Progress& progress) const;
 
   std::optional<int64_t> every_n_epochs_;
-  int64_t batches_ = 0;  // between two validations
+  int64_t batches_ = 0;  // between two validations; kAllBatches: at the end of the epoch
   std::optional<double> seconds_;
   int64_t ran_at_ = -1;  // position after which it ran last
   double ran_at_s_ = 0;

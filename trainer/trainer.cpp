@@ -364,10 +364,12 @@ bool Trainer::sanity_checking() const {
   return fit_loop_ != nullptr && fit_loop_->sanity_checking();
 }
 int64_t Trainer::num_training_batches() const {
-  return fit_loop_ != nullptr ? fit_loop_->num_training_batches() : 0;
+  const int64_t batches = fit_loop_ != nullptr ? fit_loop_->num_training_batches() : 0;
+  return batches == kAllBatches ? kUnknownSize : batches;
 }
 int64_t Trainer::num_val_batches() const {
-  return fit_loop_ != nullptr ? fit_loop_->num_val_batches() : 0;
+  const int64_t batches = fit_loop_ != nullptr ? fit_loop_->num_val_batches() : 0;
+  return batches == kAllBatches ? kUnknownSize : batches;
 }
 bool Trainer::validates_in_this_epoch() const {
   return fit_loop_ != nullptr && fit_loop_->validates_in_this_epoch();

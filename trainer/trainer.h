@@ -83,6 +83,7 @@ class Trainer {
   const Progress& progress() const { return progress_; }
   Stage stage() const { return stage_; }
   bool sanity_checking() const;
+  /// kUnknownSize (-1) where only the end of a stream tells.
   int64_t num_training_batches() const;
   int64_t num_val_batches() const;
   /// Validation runs in the current epoch.

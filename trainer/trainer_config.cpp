@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <trainer/core/error.h>
+#include <trainer/data/batch_source.h>
 
 namespace trainer {
 
@@ -113,8 +114,7 @@ void TrainerConfig::validate() const {
 
 TrainerConfig TrainerConfig::with_modes_applied() const {
   TrainerConfig config = *this;
-  if (config.overfit_batches != BatchLimit(int64_t{0}) &&
-      config.overfit_batches != BatchLimit(0.0)) {
+  if (config.overfits()) {
     config.limit_train_batches = config.limit_val_batches = config.overfit_batches;
   }
   if (fast_dev_run > 0) {
@@ -141,10 +141,20 @@ TrainerConfig TrainerConfig::with_modes_applied() const {
 }
 
 int64_t limited_batches(const BatchLimit& limit, int64_t num_batches, const char* name) {
+  const bool is_known = num_batches != kUnknownSize;
   if (const auto* count = std::get_if<int64_t>(&limit)) {
-    return std::min(*count, num_batches);
+    return is_known ? std::min(*count, num_batches) : *count;
   }
   const double fraction = std::get<double>(limit);
+  if (!is_known) {
+    if (fraction != 0.0 && fraction != 1.0) {
+      throw ConfigError(fmt::format(
+          "trainer.{}: {} of a stream, whose number of batches nobody knows. Write a number of "
+          "batches, or 1.0 for all.",
+          name, fraction));
+    }
+    return fraction == 0.0 ? 0 : kAllBatches;
+  }
   const auto batches = static_cast<int64_t>(static_cast<double>(num_batches) * fraction);
   if (batches == 0 && fraction > 0 && num_batches > 0) {
     throw ConfigError(fmt::format(

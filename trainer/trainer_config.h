@@ -3,6 +3,7 @@
 // Names, meaning and defaults are Lightning's where Lightning has them.
 
 #include <cstdint>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -157,12 +158,18 @@ struct TrainerConfig {
 
   /// Fractions lie in 0 to 1, durations have a unit that fits. Throws ConfigError.
   void validate() const;
+  bool overfits() const {
+    return std::visit([](auto limit) { return limit > 0; }, overfit_batches);
+  }
   /// What fast_dev_run, barebones and overfit_batches mean for the other settings.
   TrainerConfig with_modes_applied() const;
 };
 
-/// How many of `num_batches` a limit leaves; a fraction is rounded down. Throws ConfigError when a
-/// fraction above 0 leaves none.
+/// Stands for "until the data ends" where nobody knows how many batches there are.
+inline constexpr int64_t kAllBatches = std::numeric_limits<int64_t>::max();
+
+/// How many of `num_batches` (kUnknownSize for a stream) a limit leaves; a fraction is rounded down.
+/// Throws ConfigError when a fraction above 0 leaves none, and for a fraction of an unknown number.
 int64_t limited_batches(const BatchLimit& limit, int64_t num_batches, const char* name);
 
 }  // namespace trainer

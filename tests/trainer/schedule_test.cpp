@@ -27,10 +27,10 @@ std::vector<int64_t> validated(const TrainerConfig& config, int64_t num_batches,
         schedule->load_state_dict(state);
       }
       const auto now = static_cast<double>(progress.batches);
-      if (schedule->is_due(progress, now)) {
+      if (schedule->is_due(progress, now, progress.batch_idx == num_batches)) {
         at.push_back(progress.batches);
         schedule->ran(progress, now);
-        EXPECT_FALSE(schedule->is_due(progress, now));
+        EXPECT_FALSE(schedule->is_due(progress, now, progress.batch_idx == num_batches));
       }
     }
     schedule->begin_epoch();

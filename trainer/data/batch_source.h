@@ -30,6 +30,7 @@ class BatchSource {
   virtual nlohmann::json state_dict() const { return nullptr; }
   virtual void load_state_dict(const nlohmann::json&) {}
   virtual void divide_batches(int64_t, int64_t) {}
+  virtual void keep_order() {}
 };
 
 }  // namespace trainer

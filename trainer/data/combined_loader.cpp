@@ -189,4 +189,10 @@ void CombinedLoader::divide_batches(int64_t world_size, int64_t accumulate_grad_
   }
 }
 
+void CombinedLoader::keep_order() {
+  for (auto& loader : loaders_) {
+    loader.keep_order();
+  }
+}
+
 }  // namespace trainer

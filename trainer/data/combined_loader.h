@@ -43,6 +43,7 @@ class CombinedLoader : public BatchSource {
   int64_t dataloader_idx() const override { return static_cast<int64_t>(current_); }
   nlohmann::json shape() const override;
   void divide_batches(int64_t world_size, int64_t accumulate_grad_batches) override;
+  void keep_order() override;
 
  private:
   void start_parallel(int64_t first_batch);

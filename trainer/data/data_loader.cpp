@@ -108,6 +108,8 @@ class DataLoader::DatasetSource : public BatchSource {
     }
   }
 
+  void keep_order() override { options_.shuffle = false; }
+
  private:
   std::string dataset_name() const {
     const Dataset& object = *dataset_;
@@ -261,5 +263,7 @@ void DataLoader::divide_batches(int64_t world_size, int64_t accumulate_grad_batc
   }
   self.divide_batches(world_size, accumulate_grad_batches);
 }
+
+void DataLoader::keep_order() { source().keep_order(); }
 
 }  // namespace trainer

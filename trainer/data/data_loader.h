@@ -127,6 +127,8 @@ class DataLoader {
   /// no accumulation. Before the first start(). Throws ConfigError where it does not come out even,
   /// DataError where drop_last then leaves nothing.
   void divide_batches(int64_t world_size, int64_t accumulate_grad_batches);
+  /// Turns shuffle off, before the first start(): overfit_batches trains on the same batches again.
+  void keep_order();
 
  private:
   class DatasetSource;

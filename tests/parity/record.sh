@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Records the loss curves of PyTorch Lightning that parity_test compares with, into tests/golden/parity. Needs a Python
+# with lightning 2.6.6, PyTorch and safetensors, which nothing else does; makes one beside the test packages if none is
+# named.
+#
+#   tests/parity/record.sh [PYTHON]
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+python=${1:-.deps/venv-lightning/bin/python}
+if [[ ! -x $python ]]; then
+  python3 -m venv .deps/venv-lightning
+  .deps/venv-lightning/bin/pip install --quiet -r benchmarks/requirements.txt safetensors
+fi
+"$python" tests/parity/record.py data/digits.csv.gz tests/golden/parity
