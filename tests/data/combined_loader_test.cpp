@@ -96,7 +96,7 @@ TEST(CombinedLoader, TakesOneLoaderAfterTheOtherInSequence) {
 TEST(CombinedLoader, ContinuesWithTheTailOfTheUninterruptedEpoch) {
   for (const auto mode : {CombineMode::kMinSize, CombineMode::kMaxSize, CombineMode::kMaxSizeCycle,
                           CombineMode::kSequential}) {
-    const DataLoaderOptions options = {.shuffle = true, .seed = 1};
+    const DataLoaderOptions options = {.shuffle = true, .num_workers = 0, .seed = 1};
     DataLoader loader = combined(mode, options);
     for (int64_t epoch = 0; epoch < 3; ++epoch) {
       const auto whole = parts_of(loader, epoch);
