@@ -11,6 +11,7 @@
 #include <trainer/core/error.h>
 #include <trainer/core/hash.h>
 #include <trainer/core/json.h>
+#include <trainer/core/log.h>
 #include <trainer/core/seed.h>
 #include <trainer/signals.h>
 
@@ -99,6 +100,10 @@ void FitLoop::run() {
     set_rng_state(
         std::exchange(restored_rng_, {}));  // last: the hooks above may have drawn numbers
   }
+  if (is_done()) {
+    log::info(fmt::format("nothing to train: after epoch {} and step {} a limit is reached already",
+                          progress_.current_epoch, progress_.global_step));
+  }
   if (is_done() && epoch_started_ && progress_.batch_idx > 0) {
     end_epoch();  // its rows were cut, as they came after the checkpoint
   }
@@ -115,17 +120,17 @@ void FitLoop::open_training_data() {
   if (!train_loader_) {
     throw DataError("fit: the data module has no train_dataloader(). Override it.");
   }
-  train_loader_.divide_batches(
-      strategy_.world_size(), run_.config.accumulate_grad_batches.at(progress_.current_epoch));
+  train_loader_.divide_batches(strategy_.world_size(),
+                               run_.config.accumulate_grad_batches.at(progress_.current_epoch));
   if (run_.config.overfits()) {
     train_loader_.keep_order();
   }
   num_batches_ =
       limited_batches(run_.config.limit_train_batches, train_loader_.size(), "limit_train_batches");
   if (num_batches_ == 0) {
-    throw DataError(fmt::format(
-        "fit: there is no training batch ({}). Give more data or a smaller batch size.",
-        train_loader_.shape().dump()));
+    throw DataError(
+        fmt::format("fit: there is no training batch ({}). Give more data or a smaller batch size.",
+                    train_loader_.shape().dump()));
   }
 }
 
@@ -172,10 +177,9 @@ void FitLoop::run_epoch() {
   if (!restored_loader_.is_null()) {
     train_loader_.load_state_dict(std::exchange(restored_loader_, {}));
   }
-  train_loader_.start(progress_.current_epoch, progress_.batch_idx,
-                      num_batches_ == kAllBatches
-                          ? -1
-                          : std::max<int64_t>(0, num_batches_ - progress_.batch_idx));
+  train_loader_.start(
+      progress_.current_epoch, progress_.batch_idx,
+      num_batches_ == kAllBatches ? -1 : std::max<int64_t>(0, num_batches_ - progress_.batch_idx));
   for (;;) {
     if (at_step_edge()) {
       const bool epoch_is_over = progress_.batch_idx >= num_batches_;
@@ -345,17 +349,31 @@ nlohmann::json FitLoop::data_shape() const {
   return shape;
 }
 
+nlohmann::json FitLoop::position_in_data() const {
+  auto position = data_shape();
+  if (!position.is_null()) {
+    position["epoch_is_over"] = progress_.batch_idx >= num_batches_;
+  }
+  return position;
+}
+
 void FitLoop::check_restored_data() {
   const auto saved = std::exchange(restored_data_, {});
   if (progress_.batch_idx == 0 || saved.is_null()) {
     return;
   }
-  if (saved != data_shape()) {
+  if (saved.at("epoch_is_over") == true) {
+    progress_.batch_idx = num_batches_;  // nothing of it is left, whatever the data is now
+    return;
+  }
+  auto present = data_shape();
+  present["epoch_is_over"] = false;
+  if (saved != present) {
     throw CheckpointError(fmt::format(
         "the checkpoint was saved within epoch {}, after batch {}, over data of {}; now it is {}. "
         "The rest of that epoch would be other samples.\n  Resume with the same data and settings, "
         "or from a checkpoint at the end of an epoch.",
-        progress_.current_epoch, progress_.batch_idx, saved.dump(), data_shape().dump()));
+        progress_.current_epoch, progress_.batch_idx, saved.dump(), present.dump()));
   }
 }
 
@@ -446,10 +464,11 @@ void FitLoop::check_finite(const torch::Tensor& loss, const Batch& batch, int64_
     }
   }
   throw NonFiniteError(fmt::format(
-      "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  The checkpoints of "
-      "this run are untouched: "
-      "resume with --ckpt_path=last and a lower learning rate or gradient_clip_val, or set "
-      "trainer.check_finite_loss=false to go on regardless.",
+      "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  What was "
+      "saved before is untouched. Clip gradients (trainer.gradient_clip_val; a resumed run takes "
+      "it), "
+      "or begin anew with a lower learning rate, or set trainer.check_finite_loss=false to go on "
+      "regardless.",
       std::isnan(value) ? "NaN" : "infinite", progress_.current_epoch, batch_idx,
       progress_.global_step, inputs.empty() ? " The batch itself is finite." : inputs));
 }
@@ -505,7 +524,7 @@ nlohmann::json FitLoop::state_dict() {
       {"validation", validation_state()},
       {"rng", {{"cpu", hash::to_hex(get_rng_state())}}},
       {"metrics", metrics_.state_dict()},
-      {"data", data_shape()},
+      {"data", position_in_data()},
       {"loader", train_loader_ && !epoch_done_ ? train_loader_.state_dict() : nlohmann::json()},
       {"newest_metrics", to_json(run_.metrics.newest)},
       {"validation_metrics", to_json(run_.metrics.validation)},

@@ -78,6 +78,7 @@ class FitLoop {
 
   nlohmann::json validation_state() const;
   nlohmann::json data_shape() const;
+  nlohmann::json position_in_data() const;
   void check_restored_data();
   void fill_window();
   void end_of_data();

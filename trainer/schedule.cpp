@@ -18,10 +18,11 @@ int64_t interval_in_batches(const TrainerConfig& config, int64_t num_batches) {
   if (const auto* fraction = std::get_if<double>(&config.val_check_interval)) {
     if (num_batches == kAllBatches) {
       if (*fraction != 1.0) {
-        throw ConfigError(fmt::format(
-            "trainer.val_check_interval: {} of an epoch whose number of batches nobody knows. Write "
-            "a number of batches, a duration, or 1.0.",
-            *fraction));
+        throw ConfigError(
+            fmt::format("trainer.val_check_interval: {} of an epoch whose number of batches nobody "
+                        "knows. Write "
+                        "a number of batches, a duration, or 1.0.",
+                        *fraction));
       }
       return kAllBatches;
     }

@@ -31,7 +31,8 @@ class TrainingLimits {
 /// val_check_interval and check_val_every_n_epoch.
 class ValidationSchedule {
  public:
-  /// `num_batches`: of a training epoch, kAllBatches where only its end tells. Throws ConfigError for an interval that no epoch reaches.
+  /// `num_batches`: of a training epoch, kAllBatches where only its end tells. Throws ConfigError
+  /// for an interval that no epoch reaches.
   ValidationSchedule(const TrainerConfig& config, int64_t num_batches);
 
   /// Validation may run in this epoch.

@@ -211,6 +211,10 @@ void Trainer::attach_callbacks_of(Module& module) {
 
 /// What fails in here is logged and does not hide the first error.
 void Trainer::tell_of_failure(const std::exception& error) {
+  if (fit_loop_ != nullptr) {
+    log::error(fmt::format("fit failed in epoch {}, batch {}, after {} optimizer steps",
+                           progress_.current_epoch, progress_.batch_idx, progress_.global_step));
+  }
   const auto attempt = [](const auto& action) {
     try {
       action();
@@ -241,6 +245,7 @@ void Trainer::set_up(const SavedRun* saved) {
     if (stage_ == Stage::kFit) {
       saved->restore_callbacks(*run_);
     } else {
+      log::info(fmt::format("{}: weights of {}", to_string(stage_), saved->path().string()));
       progress_ = saved->progress();  // rows of an evaluation carry the step of its weights
     }
   }
@@ -307,10 +312,12 @@ void Trainer::release_run_directory() {
 }
 
 void Trainer::open_loggers(const SavedRun* saved) {
+  // What an evaluation writes stands apart: a resumed fit cuts its own rows, and no others.
+  const bool is_fit = stage_ == Stage::kFit;
   for (const auto& logger : loggers_) {
-    logger->setup(run_dir());
+    logger->setup(is_fit ? run_dir() : run_dir() / to_string(stage_));
   }
-  if (stage_ != Stage::kFit || !lock_) {
+  if (!is_fit || !lock_) {
     return;  // config.yaml and provenance.json tell how the run was trained
   }
   if (saved != nullptr) {

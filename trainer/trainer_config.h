@@ -168,8 +168,9 @@ struct TrainerConfig {
 /// Stands for "until the data ends" where nobody knows how many batches there are.
 inline constexpr int64_t kAllBatches = std::numeric_limits<int64_t>::max();
 
-/// How many of `num_batches` (kUnknownSize for a stream) a limit leaves; a fraction is rounded down.
-/// Throws ConfigError when a fraction above 0 leaves none, and for a fraction of an unknown number.
+/// How many of `num_batches` (kUnknownSize for a stream) a limit leaves; a fraction is rounded
+/// down. Throws ConfigError when a fraction above 0 leaves none, and for a fraction of an unknown
+/// number.
 int64_t limited_batches(const BatchLimit& limit, int64_t num_batches, const char* name);
 
 }  // namespace trainer

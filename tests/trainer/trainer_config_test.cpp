@@ -47,7 +47,7 @@ TEST(TrainerConfig, FractionsAboveOneAreRefusedWithTheCountThatMayBeMeant) {
   config.limit_train_batches = int64_t{5};
   config.val_check_interval = int64_t{100};
   EXPECT_NO_THROW(config.validate());
-  const auto refusal = [](BatchLimit TrainerConfig::*member) {
+  const auto refusal = [](auto TrainerConfig::*member) {
     TrainerConfig wrong;
     wrong.*member = 2.5;
     return thrown<ConfigError>([&] { wrong.validate(); });

@@ -43,9 +43,9 @@ std::string fit_error(const std::function<torch::Tensor(const torch::Tensor&)>& 
 }
 
 const std::string kResume =
-    "\n  The checkpoints of this run are untouched: resume with --ckpt_path=last and a lower "
-    "learning rate or gradient_clip_val, or set trainer.check_finite_loss=false to go on "
-    "regardless.";
+    "\n  What was saved before is untouched. Clip gradients (trainer.gradient_clip_val; a resumed "
+    "run takes it), or begin anew with a lower learning rate, or set "
+    "trainer.check_finite_loss=false to go on regardless.";
 
 TEST(NonFiniteLoss, NamesTheTensorAndTheSample) {
   auto x = torch::ones({12, 2});
@@ -112,9 +112,10 @@ TEST(Data, OfWhichALimitLeavesNothingIsAnError) {
   ToyData data(8, 4);
   TrainerConfig config = quiet();
   config.limit_train_batches = int64_t{0};
-  EXPECT_EQ(thrown<DataError>([&] { Trainer(config).fit(module, data); }),
-            "fit: there is no training batch (8 samples, batch_size 4, drop_last false). Give more "
-            "data or a smaller batch size.");
+  EXPECT_EQ(
+      thrown<DataError>([&] { Trainer(config).fit(module, data); }),
+      R"(fit: there is no training batch ({"batch_size":4,"samples":8,"shuffle":true}). Give more )"
+      "data or a smaller batch size.");
   config.limit_train_batches = 0.1;
   EXPECT_EQ(thrown<ConfigError>([&] { Trainer(config).fit(module, data); }),
             "trainer.limit_train_batches: 0.1 of 2 batches is less than one. Write 1 for one "
@@ -132,7 +133,8 @@ TEST(Settings, AreCheckedWhenTheTrainerIsMade) {
   config.precision = "bf16";
   EXPECT_EQ(thrown<ConfigError>([&] { Trainer{config}; }),
             "in code: trainer.precision: is 'bf16': choose one of: 32-true, bf16-mixed.\n"
-            "in code: trainer.accumulate_grad_batches: is '0': must be at least 1.");
+            "in code: trainer.accumulate_grad_batches: is 0 from epoch 0 on: epochs count from 0, "
+            "batches from 1.");
 }
 
 TEST(Settings, OfValidationThatNoEpochReachesAreRefused) {
@@ -167,8 +169,10 @@ TEST(Resuming, RefusesDataThatWouldGoOnElsewhere) {
   EXPECT_EQ(
       thrown<CheckpointError>([&] { Trainer(saving(9)).fit(module, other, "last"); }),
       "the checkpoint was saved within epoch 0, after batch 5, over data of "
-      R"({"accumulate_grad_batches":1,"batch_size":4,"samples":50,"shuffle":true}; now it is )"
-      R"({"accumulate_grad_batches":1,"batch_size":8,"samples":50,"shuffle":true}. )"
+      R"({"accumulate_grad_batches":1,"batch_size":4,"epoch_is_over":false,"samples":50,"shuffle":true})"
+      "; now it is "
+      R"({"accumulate_grad_batches":1,"batch_size":8,"epoch_is_over":false,"samples":50,"shuffle":true})"
+      ". "
       "The rest of that epoch would be other samples.\n  Resume with the same data and settings, "
       "or from a checkpoint at the end of an epoch.");
 }

@@ -116,7 +116,8 @@ TEST(GradientClipping, IsWhatItIsByHand) {
 }
 
 TEST(Validation, DoesNotChangeTraining) {
-  const auto weights = [](int64_t sanity, const BatchLimit& val_batches, const BatchLimit& every) {
+  const auto weights = [](int64_t sanity, const BatchLimit& val_batches,
+                          const CheckInterval& every) {
     seed_everything(4);
     ToyModule module;
     ToyData data;

@@ -56,6 +56,12 @@ nlohmann::json read_manifest(const fs::Path& path) {
         "one by themselves.",
         path.string()));
   }
+  if (std::filesystem::is_directory(path / "checkpoints", error)) {
+    throw DataError(fmt::format(
+        "{0}: is a run, not a checkpoint.\n  Write --ckpt_path=last --run {0}, or name one of the "
+        "folders in {0}/checkpoints.",
+        path.string()));
+  }
   const fs::Path manifest = path / kManifest;
   if (!std::filesystem::exists(manifest, error) && !error) {
     throw CheckpointError(

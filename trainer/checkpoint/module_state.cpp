@@ -125,7 +125,8 @@ std::string init_module_state(torch::nn::Module& module, const safetensors::File
   const std::string report = fmt::format("{}: {} of the module's {} tensors are taken{}",
                                          file.path().string(), num_taken, own.size(), lines);
   if (num_taken == 0) {
-    throw CheckpointError(report + "\n  Give weights of this architecture, or leave --init_from out.");
+    throw CheckpointError(report +
+                          "\n  Give weights of this architecture, or leave --init_from out.");
   }
   return report;
 }

@@ -98,6 +98,13 @@ int run_stage(Stage stage, const Arguments& arguments) {
   Trainer trainer(config.trainer);
   config.trainer = trainer.config();  // with the callbacks that it added
   trainer.set_hyperparams(config::write(config));
+  if (arguments.run && !arguments.ckpt_path) {
+    throw ConfigError("--run says where --ckpt_path=last or best is looked for: give that too.");
+  }
+  if (stage != Stage::kFit && !arguments.ckpt_path) {
+    log::warning(
+        fmt::format("{}: no --ckpt_path is given: the weights are untrained", to_string(stage)));
+  }
   if (arguments.run) {
     trainer.set_run(*arguments.run);
   }
