@@ -541,9 +541,16 @@ void FitLoop::load_state_dict(const nlohmann::json& state) {
   epoch_started_ = state.at("epoch_started");
   stepped_ = state.at("stepped");
   restored_validation_ = state.at("validation");
+  if (!restored_validation_.is_null()) {
+    (void)restored_validation_.at("ran_at").get<int64_t>();
+    (void)restored_validation_.at("ran_at_s").get<double>();
+  }
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
   metrics_.load_state_dict(state.at("metrics"));
   restored_data_ = state.at("data");
+  if (!restored_data_.is_null()) {
+    (void)restored_data_.at("epoch_is_over").get<bool>();  // what is damaged is told now
+  }
   restored_loader_ = state.at("loader");
   run_.metrics.newest = from_json(state.at("newest_metrics"));
   run_.metrics.validation = from_json(state.at("validation_metrics"));

@@ -211,7 +211,8 @@ void Trainer::attach_callbacks_of(Module& module) {
 
 /// What fails in here is logged and does not hide the first error.
 void Trainer::tell_of_failure(const std::exception& error) {
-  if (fit_loop_ != nullptr) {
+  // Our own errors tell where; those of user code and of LibTorch do not.
+  if (fit_loop_ != nullptr && dynamic_cast<const Error*>(&error) == nullptr) {
     log::error(fmt::format("fit failed in epoch {}, batch {}, after {} optimizer steps",
                            progress_.current_epoch, progress_.batch_idx, progress_.global_step));
   }

@@ -64,7 +64,9 @@ void Codec<Accumulation>::read(const Node& n, const std::string& path, Diagnosti
     }
   }
   for (const auto& [epoch, batches] : by_epoch) {
-    if (epoch < 0 || batches < 1) {
+    if (!n.is_map() && batches < 1) {
+      d.add(n.mark, path, "is " + n.describe() + ": must be at least 1.");
+    } else if (epoch < 0 || batches < 1) {
       d.add(n.mark, path,
             fmt::format("is {} from epoch {} on: epochs count from 0, batches from 1.", batches,
                         epoch));

@@ -133,8 +133,7 @@ TEST(Settings, AreCheckedWhenTheTrainerIsMade) {
   config.precision = "bf16";
   EXPECT_EQ(thrown<ConfigError>([&] { Trainer{config}; }),
             "in code: trainer.precision: is 'bf16': choose one of: 32-true, bf16-mixed.\n"
-            "in code: trainer.accumulate_grad_batches: is 0 from epoch 0 on: epochs count from 0, "
-            "batches from 1.");
+            "in code: trainer.accumulate_grad_batches: is '0': must be at least 1.");
 }
 
 TEST(Settings, OfValidationThatNoEpochReachesAreRefused) {
@@ -146,8 +145,8 @@ TEST(Settings, OfValidationThatNoEpochReachesAreRefused) {
   EXPECT_EQ(
       thrown<ConfigError>([&] { Trainer(config).fit(module, data); }),
       "trainer.val_check_interval: 3 batches, but an epoch has 2: validation would never run. "
-      "Give at most 2, or a fraction of an epoch as a float (1.0), or "
-      "check_val_every_n_epoch.");
+            "Give at most 2, or a fraction of an epoch as a float (1.0), or "
+            "check_val_every_n_epoch: null to count batches across epochs.");
 }
 
 /// Settings of a run that saves checkpoints and nothing else.
