@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <typeinfo>
 
+#include <ATen/Context.h>
 #include <fmt/format.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
 
 #include <trainer/builtins.h>
 #include <trainer/checkpoint/module_state.h>
@@ -42,6 +44,46 @@ TrainerConfig resolved(const TrainerConfig& config) {
   diagnostics.throw_if_any();
   return result;
 }
+
+/// Autograd's anomaly mode, on or off for a scope.
+class AnomalyScope {
+ public:
+  explicit AnomalyScope(bool enabled) : before_(Mode::is_enabled()) { Mode::set_enabled(enabled); }
+  AnomalyScope(const AnomalyScope&) = delete;
+  AnomalyScope& operator=(const AnomalyScope&) = delete;
+  ~AnomalyScope() { Mode::set_enabled(before_); }
+
+ private:
+  using Mode = torch::autograd::AnomalyMode;
+  const bool before_;
+};
+
+/// LibTorch's global switches as the settings say, while a stage runs.
+class GlobalSwitches {
+ public:
+  explicit GlobalSwitches(const TrainerConfig& config)
+      : deterministic_(context().deterministicAlgorithms()),
+        warn_only_(context().deterministicAlgorithmsWarnOnly()),
+        benchmark_(context().benchmarkCuDNN()),
+        anomaly_(config.detect_anomaly || torch::autograd::AnomalyMode::is_enabled()) {
+    if (config.deterministic != "off") {
+      context().setDeterministicAlgorithms(true, config.deterministic == "warn");
+    }
+    context().setBenchmarkCuDNN(config.benchmark || benchmark_);
+  }
+  GlobalSwitches(const GlobalSwitches&) = delete;
+  GlobalSwitches& operator=(const GlobalSwitches&) = delete;
+  ~GlobalSwitches() {
+    context().setDeterministicAlgorithms(deterministic_, warn_only_);
+    context().setBenchmarkCuDNN(benchmark_);
+  }
+
+ private:
+  static at::Context& context() { return at::globalContext(); }
+
+  const bool deterministic_, warn_only_, benchmark_;
+  const AnomalyScope anomaly_;
+};
 
 }  // namespace
 
@@ -164,6 +206,7 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
       trainer.lock_.reset();
     }
   } const cleanup{*this};
+  const GlobalSwitches switches(config_);
   stage_ = stage;
   stop_signal_ = 0;
   callbacks_are_used_ = true;

@@ -10,6 +10,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=${1:-.deps/venv-lightning/bin/python}
 if [[ ! -x $python ]]; then
   python3 -m venv .deps/venv-lightning
-  .deps/venv-lightning/bin/pip install --quiet -r benchmarks/requirements.txt safetensors
+  .deps/venv-lightning/bin/pip install --quiet lightning==2.6.6 safetensors
 fi
 "$python" tests/parity/record.py data/digits.csv.gz tests/golden/parity

@@ -1,6 +1,7 @@
 #include <trainer/trainer.h>
 
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/anomaly_mode.h>
 
 #include <tests/support/toy.h>
 
@@ -222,6 +223,83 @@ TEST(Trainer, StopsAtTheNextStepsEdgeWhenAsked) {
     EXPECT_EQ(trainer.progress().global_step, 2);
     EXPECT_EQ(trainer.progress().current_epoch, 0);
   }
+}
+
+TEST(Settings, SwitchLibTorchForTheRunOnly) {
+  class Watching : public ToyModule {
+    void on_train_start() override {
+      EXPECT_TRUE(at::globalContext().deterministicAlgorithms());
+      EXPECT_TRUE(at::globalContext().deterministicAlgorithmsWarnOnly());
+      EXPECT_TRUE(torch::autograd::AnomalyMode::is_enabled());
+    }
+  } module;
+  ToyData data;
+  TrainerConfig config = quiet();
+  config.max_steps = 1;
+  config.deterministic = "warn";
+  config.detect_anomaly = true;
+  Trainer(config).fit(module, data);
+  EXPECT_FALSE(at::globalContext().deterministicAlgorithms());
+  EXPECT_FALSE(torch::autograd::AnomalyMode::is_enabled());
+}
+
+TEST(FastDevRun, TriesEverythingAndWritesNothing) {
+  ToyModule module;
+  ToyData data;
+  TrainerConfig config;
+  config.fast_dev_run = 3;
+  config.default_root_dir = "/nowhere";
+  config.callbacks = {use<EarlyStopping>({.monitor = "val_loss"})};
+  config.enable_progress_bar = config.enable_model_summary = false;
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  EXPECT_EQ(trainer.progress().global_step, 3);
+  EXPECT_EQ(trainer.run_dir(), "");
+  EXPECT_TRUE(trainer.validation_metrics().contains("val_loss"));
+  EXPECT_TRUE(trainer.callbacks().empty());
+}
+
+TEST(OverfitBatches, TrainsOnTheSameBatchesInTheirOrder) {
+  class Remembering : public ToyModule {
+   public:
+    torch::Tensor training_step(const Batch& batch, int64_t batch_idx) override {
+      seen.push_back(batch[0].clone());
+      return ToyModule::training_step(batch, batch_idx);
+    }
+    std::vector<torch::Tensor> seen;
+  } module;
+  ToyData data;
+  TrainerConfig config = quiet();
+  config.overfit_batches = int64_t{2};
+  config.max_epochs = 2;
+  Trainer(config).fit(module, data);
+  ASSERT_EQ(module.seen.size(), 4U);
+  EXPECT_TRUE(torch::equal(module.seen[0], module.seen[2]));
+  EXPECT_TRUE(torch::equal(module.seen[1], module.seen[3]));
+  EXPECT_FALSE(torch::equal(module.seen[0], module.seen[1]));
+}
+
+TEST(SeveralLoaders, AreToldApartInStepsAndNames) {
+  class Data : public ToyData {
+    std::vector<DataLoader> val_dataloaders() override {
+      std::vector<DataLoader> loaders;
+      loaders.push_back(ToyData::val_dataloader());
+      loaders.push_back(ToyData::test_dataloader());
+      return loaders;
+    }
+  } data;
+  class Counting : public ToyModule {
+   public:
+    void validation_step(const Batch& batch, int64_t) override {
+      log("samples", static_cast<double>(batch.size()), {.reduce_fx = ReduceFx::kSum});
+      log("index", static_cast<double>(progress().dataloader_idx));
+    }
+  } module;
+  Trainer trainer(quiet());
+  EXPECT_EQ(trainer.validate(module, data), (Trainer::MetricMap{{"samples/dataloader_idx_0", 50.0},
+                                                                {"samples/dataloader_idx_1", 50.0},
+                                                                {"index/dataloader_idx_0", 0.0},
+                                                                {"index/dataloader_idx_1", 1.0}}));
 }
 
 }  // namespace
