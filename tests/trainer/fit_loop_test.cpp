@@ -1,0 +1,193 @@
+// Epochs of the training loop: streams, skipped epochs, limits, schedules that follow a metric.
+
+#include <trainer/fit_loop.h>
+
+#include <gtest/gtest.h>
+
+#include <tests/support/temp_dir.h>
+#include <tests/support/toy.h>
+
+namespace trainer::test {
+namespace {
+
+/// Ten samples in an epoch, and nobody knows.
+class Stream : public IterableDataset {
+ public:
+  void start(int64_t epoch) override { next_ = 100 * epoch; }
+  std::optional<Batch> next() override {
+    if (next_ % 100 == 10) {
+      return std::nullopt;
+    }
+    auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(next_++));
+    const auto x = torch::randn({6}, generator);
+    return Batch{x, (x.sum() > 0).to(torch::kInt64)};
+  }
+  nlohmann::json state_dict() const override { return next_; }
+  void load_state_dict(const nlohmann::json& state) override { next_ = state.get<int64_t>(); }
+
+ private:
+  int64_t next_ = 0;
+};
+
+class StreamData : public ToyData {
+ public:
+  DataLoader train_dataloader() override { return {std::make_shared<Stream>(), {.batch_size = 4}}; }
+};
+
+torch::Tensor flat(const Module& module) {
+  std::vector<torch::Tensor> all;
+  for (const auto& parameter : module.parameters()) {
+    all.push_back(parameter.detach().flatten());
+  }
+  return torch::cat(all);
+}
+
+/// Counts what happens in a fit.
+class Counter : public ToyModule {
+ public:
+  bool on_train_batch_start(const Batch&, int64_t batch_idx) override {
+    return batch_idx != skip_at;
+  }
+  void on_train_epoch_end() override { ++epochs; }
+  void validation_step(const Batch& batch, int64_t batch_idx) override {
+    validations += batch_idx == 0 ? 1 : 0;
+    ToyModule::validation_step(batch, batch_idx);
+  }
+  int64_t skip_at = -1, epochs = 0, validations = 0;
+};
+
+TEST(FitLoop, TrainsOnAStreamUntilItEnds) {
+  Counter module;
+  StreamData data;
+  TrainerConfig config = quiet();
+  config.max_epochs = 3;
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  EXPECT_EQ(trainer.progress().global_step, 9);  // 4, 4 and 2 samples an epoch
+  EXPECT_EQ(trainer.progress().samples, 30);
+  EXPECT_EQ(module.epochs, 3);
+  EXPECT_EQ(module.validations, 3);
+}
+
+TEST(FitLoop, AccumulatesOverTheEndOfAStream) {
+  Counter module;
+  StreamData data;
+  TrainerConfig config = quiet();
+  config.max_epochs = 1;
+  config.accumulate_grad_batches = 2;
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  EXPECT_EQ(trainer.progress().global_step, 2);
+  EXPECT_EQ(trainer.progress().batches, 3);
+}
+
+TEST(FitLoop, ResumesAStreamBitForBit) {
+  const auto train = [](int64_t max_steps, const Trainer::CkptPath& ckpt_path, uint64_t seed) {
+    seed_everything(seed);
+    ToyModule module;
+    StreamData data;
+    TrainerConfig config = quiet();
+    config.enable_checkpointing = true;
+    config.max_steps = max_steps;
+    Trainer(config).fit(module, data, ckpt_path);
+    return flat(module);
+  };
+  const TempDir whole;
+  torch::Tensor expected;
+  {
+    const WorkingDirectory here(whole.path());
+    expected = train(8, {}, 5);
+  }
+  for (int64_t stop = 1; stop < 8; ++stop) {
+    const TempDir parts;
+    const WorkingDirectory here(parts.path());
+    train(stop, {}, 5);
+    EXPECT_TRUE(torch::equal(train(8, "last", 6), expected)) << "stopped after step " << stop;
+  }
+}
+
+TEST(FitLoop, SkipsTheRestOfAnEpoch) {
+  Counter module;
+  module.skip_at = 2;
+  ToyData data(40, 4);
+  TrainerConfig config = quiet();
+  config.max_epochs = 3;
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  EXPECT_EQ(trainer.progress().global_step, 6);
+  EXPECT_EQ(module.epochs, 3);
+}
+
+TEST(FitLoop, StopsAtASampleCountAndNotBeforeTheMinimum) {
+  ToyModule module;
+  ToyData data(40, 4);
+  TrainerConfig config = quiet();
+  config.max_duration = "60sample";
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  EXPECT_EQ(trainer.progress().samples, 60);
+
+  class Stopper : public Callback {
+    void on_train_start(Trainer& t, Module&) override { t.should_stop = true; }
+  };
+  config = quiet();
+  config.max_epochs = 5;
+  config.min_steps = 7;
+  config.callbacks = {use<Stopper>()};
+  Trainer stopped(config);
+  stopped.fit(module, data);
+  EXPECT_EQ(stopped.progress().global_step, 7);
+}
+
+TEST(FitLoop, AsksForNewLoadersWhenTold) {
+  class Growing : public ToyData {
+   public:
+    DataLoader train_dataloader() override {
+      ++asked;
+      return ToyData::train_dataloader();
+    }
+    int64_t asked = 0;
+  } data;
+  ToyModule module;
+  TrainerConfig config = quiet();
+  config.max_epochs = 5;
+  config.reload_dataloaders_every_n_epochs = 2;
+  Trainer(config).fit(module, data);
+  EXPECT_EQ(data.asked, 3);  // for epochs 0, 2 and 4
+}
+
+TEST(FitLoop, ChangesAccumulationByEpoch) {
+  ToyModule module;
+  ToyData data(40, 4);
+  TrainerConfig config = quiet();
+  config.max_epochs = 3;
+  config.accumulate_grad_batches = std::map<int64_t, int64_t>{{0, 5}, {2, 1}};
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  EXPECT_EQ(trainer.progress().global_step, 2 + 2 + 10);
+}
+
+TEST(FitLoop, StepsASchedulerThatFollowsAMetric) {
+  class Plateau : public ToyModule {
+   public:
+    void validation_step(const Batch&, int64_t) override { log("val_loss", 1.0); }
+    OptimizerConfig configure_optimizers() override {
+      auto made = std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(0.1));
+      used = made.get();
+      auto schedule = std::make_unique<ReduceLROnPlateau>(
+          *made, ReduceLROnPlateau::Init{.factor = 0.5, .patience = 1});
+      return {std::move(made), {.scheduler = std::move(schedule), .monitor = "val_loss"}};
+    }
+    void on_train_end() override { lr = used->param_groups()[0].options().get_lr(); }
+    torch::optim::Optimizer* used = nullptr;
+    double lr = 0;
+  } module;
+  ToyData data;
+  TrainerConfig config = quiet();
+  config.max_epochs = 6;
+  Trainer(config).fit(module, data);
+  EXPECT_DOUBLE_EQ(module.lr, 0.025);  // epochs 2 and 4 see the second bad value in a row
+}
+
+}  // namespace
+}  // namespace trainer::test
