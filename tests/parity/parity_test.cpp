@@ -140,10 +140,13 @@ TEST_P(Parity, WithLightningsLossCurve) {
   trainer.fit(*module, data);
 
   // bfloat16 has 8 bits: the order of a sum shows in the third digit, and grows while training. In
-  // the GPT Adam divides rounding noise by its own size where gradients vanish, and the difference
-  // grows with the steps: there the first 50 are held to 1e-5, and all to what was seen.
+  // the GPT Adam divides rounding noise by its own size where gradients vanish, so that with other
+  // group orders or a learning rate that differs in its last bit the difference grows with the
+  // steps: there the first 50 are held to 1e-5, and all to what was seen.
   const bool is_bf16 = scenario.precision == "bf16-mixed";
-  const double tolerance = is_bf16 ? 3e-2 : model == "gpt" ? 2e-2 : 1e-5;
+  const bool grows =
+      model == "gpt" && (scenario.name == "two_groups" || scenario.name == "warmup_cosine");
+  const double tolerance = is_bf16 ? 3e-2 : grows ? 2e-2 : 1e-5;
   const double early_tolerance = is_bf16 ? 3e-2 : 1e-5;
   ASSERT_EQ(losses().size(), kSteps);
   double worst = 0;
