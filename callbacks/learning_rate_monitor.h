@@ -12,7 +12,7 @@
 
 #include <trainer/callback.h>
 #include <trainer/core/reflect.h>
-#include <trainer/metrics.h>
+#include <trainer/metric_collector.h>
 
 namespace trainer {
 

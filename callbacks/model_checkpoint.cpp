@@ -75,9 +75,16 @@ std::string format_checkpoint_name(const std::string& name_template,
 }
 
 void ModelCheckpoint::Init::validate() const {
-  if (every_n_train_steps && every_n_epochs) {
+  if (int{every_n_train_steps.has_value()} + int{every_n_epochs.has_value()} +
+          int{train_time_interval.has_value()} >
+      1) {
     throw ConfigError(
-        "every_n_train_steps and every_n_epochs exclude each other. Give one of them.");
+        "every_n_train_steps, train_time_interval and every_n_epochs exclude each other. Give one "
+        "of them.");
+  }
+  if (train_time_interval && !train_time_interval->is_time()) {
+    throw ConfigError(fmt::format("train_time_interval is {}, which is no time. Write 30min, say.",
+                                  train_time_interval->text()));
   }
   if (!monitor && save_top_k > 1) {
     throw ConfigError(fmt::format(
@@ -88,6 +95,7 @@ void ModelCheckpoint::Init::validate() const {
 }
 
 void ModelCheckpoint::on_train_start(Trainer& trainer, Module&) {
+  saved_at_ = std::chrono::steady_clock::now();
   run_ = trainer.run_directory();
   if (!run_) {
     return;
@@ -108,8 +116,8 @@ void ModelCheckpoint::on_train_start(Trainer& trainer, Module&) {
 
 void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&,
                                          const Batch&, int64_t) {
-  if (init_.every_n_train_steps && trainer.at_step_edge() &&
-      trainer.progress().global_step % *init_.every_n_train_steps == 0) {
+  if (trainer.at_step_edge() && is_due_this_step(trainer)) {
+    saved_at_ = std::chrono::steady_clock::now();
     waits_for_validation_ = init_.monitor && trainer.num_val_batches() != 0 &&
                             !trainer.callback_metrics().contains(*init_.monitor);
     if (!waits_for_validation_) {
@@ -119,9 +127,9 @@ void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch:
 }
 
 void ModelCheckpoint::on_validation_end(Trainer& trainer, Module&) {
-  const bool is_due = init_.every_n_train_steps
-                          ? waits_for_validation_
-                          : saves_after_validation(trainer) && is_due_this_epoch(trainer);
+  const bool is_due = saves_by_epochs()
+                          ? saves_after_validation(trainer) && is_due_this_epoch(trainer)
+                          : waits_for_validation_;
   if (is_due) {
     waits_for_validation_ = false;
     save_if_wanted(trainer);
@@ -129,8 +137,7 @@ void ModelCheckpoint::on_validation_end(Trainer& trainer, Module&) {
 }
 
 void ModelCheckpoint::on_train_epoch_end(Trainer& trainer, Module&) {
-  if (!init_.every_n_train_steps && !saves_after_validation(trainer) &&
-      is_due_this_epoch(trainer)) {
+  if (saves_by_epochs() && !saves_after_validation(trainer) && is_due_this_epoch(trainer)) {
     save_if_wanted(trainer);
   }
 }
@@ -138,6 +145,17 @@ void ModelCheckpoint::on_train_epoch_end(Trainer& trainer, Module&) {
 void ModelCheckpoint::on_train_stop(Trainer& trainer, Module&) { save_last(trainer); }
 
 void ModelCheckpoint::on_train_end(Trainer& trainer, Module&) { save_last(trainer); }
+
+bool ModelCheckpoint::is_due_this_step(const Trainer& trainer) const {
+  if (init_.every_n_train_steps) {
+    return trainer.progress().global_step % *init_.every_n_train_steps == 0;
+  }
+  if (!init_.train_time_interval) {
+    return false;
+  }
+  const std::chrono::duration<double> since = std::chrono::steady_clock::now() - saved_at_;
+  return since.count() >= init_.train_time_interval->count;
+}
 
 bool ModelCheckpoint::saves_after_validation(const Trainer& trainer) const {
   return !init_.save_on_train_epoch_end.value_or(trainer.num_val_batches() == 0);
@@ -160,10 +178,9 @@ void ModelCheckpoint::save_if_wanted(Trainer& trainer) {
 
 void ModelCheckpoint::save_last(Trainer& trainer) {
   const int64_t step = trainer.progress().global_step;
-  const auto all = others(trainer);
-  const bool is_saved = last_step_ == step || std::any_of(all.begin(), all.end(), [&](auto* other) {
-                          return other->last_step_ == step;
-                        });
+  const auto all = all_of(trainer);
+  const bool is_saved =
+      std::any_of(all.begin(), all.end(), [&](auto* one) { return one->last_step_ == step; });
   if (run_ && step > 0 && !is_saved) {
     save(trainer, std::nullopt);
   }
@@ -235,32 +252,25 @@ std::string ModelCheckpoint::unused_name(const Trainer& trainer) const {
       format_checkpoint_name(init_.filename, values, init_.auto_insert_metric_name);
   std::string name = base + kCheckpointExtension;
   // What an earlier run left behind under that name is replaced; what this run keeps is not.
-  const auto all = others(trainer);
-  const auto is_taken = [&] {
-    return owns(name) ||
-           std::any_of(all.begin(), all.end(), [&](auto* other) { return other->owns(name); });
-  };
-  for (int version = 1; is_taken(); ++version) {
+  for (int version = 1; is_taken(trainer, name); ++version) {
     name = fmt::format("{}-v{}{}", base, version, kCheckpointExtension);
   }
   return name;
 }
 
-std::vector<const ModelCheckpoint*> ModelCheckpoint::others(const Trainer& trainer) const {
-  std::vector<const ModelCheckpoint*> found;
+std::vector<const ModelCheckpoint*> ModelCheckpoint::all_of(const Trainer& trainer) {
+  std::vector<const ModelCheckpoint*> all;
   for (const auto& callback : trainer.callbacks()) {
-    const auto* other = dynamic_cast<const ModelCheckpoint*>(callback.get());
-    if (other != nullptr && other != this) {
-      found.push_back(other);
+    if (const auto* one = dynamic_cast<const ModelCheckpoint*>(callback.get())) {
+      all.push_back(one);
     }
   }
-  return found;
+  return all;
 }
 
-bool ModelCheckpoint::is_taken(const Trainer& trainer, const std::string& name) const {
-  const auto all = others(trainer);
-  return owns(name) ||
-         std::any_of(all.begin(), all.end(), [&](auto* other) { return other->owns(name); });
+bool ModelCheckpoint::is_taken(const Trainer& trainer, const std::string& name) {
+  const auto all = all_of(trainer);
+  return std::any_of(all.begin(), all.end(), [&](auto* one) { return one->owns(name); });
 }
 
 void ModelCheckpoint::write_pointers(const Trainer& trainer) const {
@@ -268,13 +278,10 @@ void ModelCheckpoint::write_pointers(const Trainer& trainer) const {
     run_->point("last", last_);
   }
   // `best` is that of the first one with a monitor, or of the first.
-  const ModelCheckpoint* leader = nullptr;
-  for (const auto& callback : trainer.callbacks()) {
-    const auto* one = dynamic_cast<const ModelCheckpoint*>(callback.get());
-    if (one != nullptr && (leader == nullptr || (!leader->init_.monitor && one->init_.monitor))) {
-      leader = one;
-    }
-  }
+  const auto all = all_of(trainer);
+  const auto monitored = std::find_if(all.begin(), all.end(),
+                                      [](auto* one) { return one->init_.monitor.has_value(); });
+  const auto* leader = monitored != all.end() ? *monitored : all.front();
   if (leader == this && !best_.empty()) {
     run_->point("best", best_);
   }
@@ -287,15 +294,11 @@ void ModelCheckpoint::remove_planned(const Trainer& trainer) {
 std::string ModelCheckpoint::state_key() const { return init_.monitor.value_or(""); }
 
 nlohmann::json ModelCheckpoint::state_dict() const {
-  nlohmann::json state = {{"best", best_},
-                          {"last", last_},
-                          {"last_step", last_step_},
-                          {"waits_for_validation", waits_for_validation_},
-                          {"kept", nlohmann::json::object()}};
-  for (const auto& [name, score] : kept_) {
-    state["kept"][name] = json::number(score);
-  }
-  return state;
+  return {{"best", best_},
+          {"last", last_},
+          {"last_step", last_step_},
+          {"waits_for_validation", waits_for_validation_},
+          {"kept", json::numbers(kept_)}};
 }
 
 void ModelCheckpoint::load_state_dict(const nlohmann::json& state) {
@@ -303,10 +306,7 @@ void ModelCheckpoint::load_state_dict(const nlohmann::json& state) {
   last_ = state.at("last");
   last_step_ = state.at("last_step");
   waits_for_validation_ = state.at("waits_for_validation");
-  kept_.clear();
-  for (const auto& [name, score] : state.at("kept").items()) {
-    kept_[name] = json::to_double(score);
-  }
+  kept_ = json::to_doubles(state.at("kept"));
 }
 
 std::optional<fs::Path> ModelCheckpoint::best_model_path() const {

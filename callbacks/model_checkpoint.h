@@ -1,6 +1,7 @@
 #pragma once
-// Saves checkpoints while training runs: the newest, the best by a metric, every so many steps or
-// epochs. Every run has one (enable_checkpointing); list it in `callbacks` to choose what it keeps.
+// Saves checkpoints while training runs: the newest, the best by a metric, every so many steps,
+// minutes or epochs. Every run has one (enable_checkpointing); list it in `callbacks` to choose
+// what it keeps.
 //
 // Beside the checkpoint folders it keeps two pointer files: `last` names the newest one, which
 // always holds the state in which training ended, and `best` the best by `monitor` (without
@@ -10,12 +11,14 @@
 // A resumed run goes on from the state of its checkpoint: folders that the earlier run saved after
 // it stay, until one of the same name replaces them.
 
+#include <chrono>
 #include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include <trainer/callback.h>
+#include <trainer/core/duration.h>
 #include <trainer/core/filesystem.h>
 #include <trainer/core/reflect.h>
 #include <trainer/run_directory.h>
@@ -33,6 +36,7 @@ class ModelCheckpoint : public Callback {
     std::string mode = "min";
     int64_t save_top_k = 1;
     std::optional<int64_t> every_n_train_steps = std::nullopt;
+    std::optional<Duration> train_time_interval = std::nullopt;
     std::optional<int64_t> every_n_epochs = std::nullopt;
     std::optional<bool> save_on_train_epoch_end = std::nullopt;
     bool auto_insert_metric_name = true;
@@ -50,8 +54,10 @@ class ModelCheckpoint : public Callback {
           field<&Init::save_top_k>(
               "How many of the best to keep; -1 for all, 0 for none but the last.", at_least(-1)),
           field<&Init::every_n_train_steps>("Save every so many optimizer steps.", at_least(1)),
+          field<&Init::train_time_interval>(
+              "Save each time so much training time has passed, at a step's end, as 30min."),
           field<&Init::every_n_epochs>(
-              "Save every so many epochs; 1 where neither interval is set.", at_least(1)),
+              "Save every so many epochs; 1 where no other interval is set.", at_least(1)),
           field<&Init::save_on_train_epoch_end>(
               "Save at the end of the training epoch, or after validation; unset: after validation "
               "where there is one."),
@@ -84,6 +90,9 @@ class ModelCheckpoint : public Callback {
   std::optional<fs::Path> last_model_path() const;
 
  private:
+  bool saves_by_epochs() const { return !init_.every_n_train_steps && !init_.train_time_interval; }
+  /// A save by steps or by time is due at the end of this step.
+  bool is_due_this_step(const Trainer& trainer) const;
   bool saves_after_validation(const Trainer& trainer) const;
   bool is_due_this_epoch(const Trainer& trainer) const;
   /// Saves if the rules ask for it: among the best, or just the newest.
@@ -95,11 +104,11 @@ class ModelCheckpoint : public Callback {
   bool is_better(double a, double b) const;
   bool is_among_best(double score) const;
   std::string unused_name(const Trainer& trainer) const;
-  /// The other ones of this run.
-  std::vector<const ModelCheckpoint*> others(const Trainer& trainer) const;
+  /// This one and the others of the run.
+  static std::vector<const ModelCheckpoint*> all_of(const Trainer& trainer);
   bool owns(const std::string& name) const { return name == last_ || kept_.contains(name); }
   /// A name that this one or another keeps.
-  bool is_taken(const Trainer& trainer, const std::string& name) const;
+  static bool is_taken(const Trainer& trainer, const std::string& name);
   void write_pointers(const Trainer& trainer) const;
   void remove_planned(const Trainer& trainer);
 
@@ -109,7 +118,9 @@ class ModelCheckpoint : public Callback {
   std::map<std::string, double> kept_;
   std::string best_, last_;
   int64_t last_step_ = -1;
-  bool waits_for_validation_ = false;  // a save by steps whose metric no validation has given yet
+  std::chrono::steady_clock::time_point saved_at_ = {};
+  bool waits_for_validation_ =
+      false;  // a save by steps or time whose metric no validation has given yet
 };
 
 /// The name that a template gives: "{epoch}-{val_loss:.2f}" becomes "epoch=3-val_loss=0.25". A

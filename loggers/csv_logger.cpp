@@ -173,19 +173,15 @@ void CSVLogger::add_columns(const Metrics& metrics) {
 
 void CSVLogger::rewrite(const std::vector<std::string>& columns) {
   file_->flush();
-  {
+  fs::write_atomically(path_, [&](fs::OutputFile& file) {
     const fs::MappedFile old(path_);
-    fs::OutputFile file(path_.string() + ".tmp");
     if (!columns.empty()) {
       file.write(header_text(columns));
     }
     const std::string_view text = text_of(old);
     const std::string_view rows = text.substr(std::min(header_bytes_, text.size()));
     write_resized_rows(rows, columns_.size(), columns.size(), file);
-    file.sync();
-    file.close();
-    fs::rename(file.path(), path_);
-  }
+  });
   open();
 }
 

@@ -1,7 +1,6 @@
 #include <loggers/tensorboard_logger.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
 #include <charconv>
 #include <chrono>
@@ -14,6 +13,7 @@
 
 #include <loggers/tfevents.h>
 #include <trainer/core/error.h>
+#include <trainer/core/host.h>
 
 namespace trainer {
 namespace {
@@ -23,14 +23,6 @@ constexpr int64_t kMaxTime = 9'999'999'998;  // names sort by time while it has 
 
 double wall_time_s() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  if (::gethostname(name.data(), name.size() - 1) != 0) {
-    return "localhost";
-  }
-  return name.data();
 }
 
 /// The newest <time> of the folder's event files that hold something; 0 when there is none.

@@ -3,8 +3,8 @@
 #
 #   tools/test.sh [--all] [ctest arguments, such as -R <name of a test>]
 #
-#   --all   the slow tests too (faults, long fuzzing), and the unit and integration tests under AddressSanitizer with
-#           UBSan and under ThreadSanitizer
+#   --all   the slow tests too (faults, long fuzzing), and the unit and integration tests built by GCC, under
+#           AddressSanitizer with UBSan, and under ThreadSanitizer
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,6 +35,7 @@ run_tests() {
 
 if $all; then
   run_tests release "$@"
+  run_tests gcc -L '^(unit|integration)$' "$@"
   run_tests asan -L '^(unit|integration)$' "$@"
   run_tests tsan -L '^(unit|integration)$' "$@"
 else

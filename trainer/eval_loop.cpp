@@ -1,7 +1,6 @@
 #include <trainer/eval_loop.h>
 
 #include <algorithm>
-#include <limits>
 #include <string>
 
 #include <c10/core/InferenceMode.h>
@@ -116,9 +115,7 @@ std::vector<EvalData> limited(std::vector<DataLoader> loaders, const BatchLimit&
                               const char* name) {
   std::vector<EvalData> data;
   for (auto& loader : loaders) {
-    if (loader) {
-      loader.divide_batches(/*world_size=*/1, /*accumulate_grad_batches=*/1);
-    }
+    loader.divide_batches(/*world_size=*/1, /*accumulate_grad_batches=*/1);
     const int64_t batches = limited_batches(limit, loader.size(), name);
     data.push_back({std::move(loader), batches});
   }
@@ -180,6 +177,7 @@ void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
   if (result != nullptr) {
     *result = run_.publish_epoch(metrics);
   }
+  metrics.reset_epoch();
   if (kind == EvalKind::kValidation) {
     callbacks.call_acting<&C::on_validation_end>();
   } else {
@@ -193,7 +191,7 @@ void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
 Metrics EvalLoop::run(EvalKind kind, std::vector<EvalData>& data) {
   MetricCollector metrics;
   Metrics result;
-  evaluate(kind, data, std::numeric_limits<int64_t>::max(), metrics, &result);
+  evaluate(kind, data, kAllBatches, metrics, &result);
   // After the isolation above has ended, so that a checkpoint saved here holds the random state of
   // training.
   if (kind == EvalKind::kValidation) {

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include <trainer/metrics.h>
+#include <trainer/metric_collector.h>
 #include <trainer/run.h>
 
 namespace trainer {

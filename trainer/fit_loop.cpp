@@ -1,9 +1,5 @@
 #include <trainer/fit_loop.h>
 
-#include <algorithm>
-#include <cmath>
-#include <limits>
-
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <torch/utils.h>
@@ -13,31 +9,12 @@
 #include <trainer/core/json.h>
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
+#include <trainer/loss_check.h>
 #include <trainer/signals.h>
 
 namespace trainer {
 
 using C = Callback;
-
-namespace {
-
-nlohmann::json to_json(const std::map<std::string, double>& metrics) {
-  auto all = nlohmann::json::object();
-  for (const auto& [name, value] : metrics) {
-    all[name] = json::number(value);
-  }
-  return all;
-}
-
-std::map<std::string, double> from_json(const nlohmann::json& saved) {
-  std::map<std::string, double> metrics;
-  for (const auto& [name, value] : saved.items()) {
-    metrics[name] = json::to_double(value);
-  }
-  return metrics;
-}
-
-}  // namespace
 
 FitLoop::FitLoop(Run& run, const bool& should_stop)
     : run_(run),
@@ -47,13 +24,24 @@ FitLoop::FitLoop(Run& run, const bool& should_stop)
       progress_(run.progress),
       should_stop_(should_stop),
       eval_loop_(run),
-      limits_(run.config) {
+      // A scaler skips such steps, and warns when it does nothing else.
+      checks_finite_loss_(run.config.check_finite_loss && !run.precision.needs_grad_scaler()),
+      limits_(run.config),
+      data_(run) {
   (run.config.gradient_clip_algorithm == "norm" ? clip_norm_ : clip_value_) =
       run.config.gradient_clip_val;
 }
 
 void FitLoop::setup() {
+  const EstimateAttachment estimate(module_, [this] { return estimated_stepping_batches(); });
   optimization_ = std::make_unique<Optimization>(run_, estimated_schedule_steps());
+}
+
+int64_t FitLoop::estimated_stepping_batches() {
+  if (!data_.is_open()) {
+    data_.open();
+  }
+  return limits_.max_steps(data_.num_batches(), run_.config.accumulate_grad_batches);
 }
 
 int64_t FitLoop::estimated_schedule_steps() {
@@ -61,21 +49,8 @@ int64_t FitLoop::estimated_schedule_steps() {
   if (!choice || !choice->lr_scheduler) {
     return -1;
   }
-  const auto& config = run_.config;
-  const int64_t max_epochs = config.max_epochs.value_or(-1);
-  open_training_data();
-  int64_t steps = config.max_steps;
-  if (max_epochs >= 0 && num_batches_ != kAllBatches) {
-    int64_t by_epochs = 0;
-    for (int64_t epoch = 0; epoch < max_epochs; ++epoch) {
-      const int64_t window = config.accumulate_grad_batches.at(epoch);
-      by_epochs += (num_batches_ + window - 1) / window;
-    }
-    steps = steps < 0 ? by_epochs : std::min(steps, by_epochs);
-  }
-  if (choice->interval == Interval::kEpoch) {
-    steps = max_epochs;
-  }
+  const int64_t steps = choice->interval == Interval::kEpoch ? limits_.max_epochs()
+                                                             : estimated_stepping_batches();
   return steps < 0 ? -1 : steps / choice->frequency;
 }
 
@@ -83,14 +58,11 @@ void FitLoop::run() {
   const ModuleAttachment attachment(module_, metrics_, progress_);
   const OptimizationAttachment optimizers(module_, *optimization_);
   run_sanity_check();
-  if (!train_loader_) {
-    open_training_data();
+  if (!data_.is_open()) {
+    data_.open();
   }
-  check_restored_data();
-  validation_.emplace(run_.config, num_batches_);
-  if (!restored_validation_.is_null()) {
-    validation_->load_state_dict(std::exchange(restored_validation_, {}));
-  }
+  data_.check_restored();
+  plan_validation();
   began_ = std::chrono::steady_clock::now();
   module_.train();
   metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_start");
@@ -115,25 +87,6 @@ void FitLoop::run() {
   module_.on_train_end();
 }
 
-void FitLoop::open_training_data() {
-  train_loader_ = run_.data.train_dataloader();
-  if (!train_loader_) {
-    throw DataError("fit: the data module has no train_dataloader(). Override it.");
-  }
-  train_loader_.divide_batches(strategy_.world_size(),
-                               run_.config.accumulate_grad_batches.at(progress_.current_epoch));
-  if (run_.config.overfits()) {
-    train_loader_.keep_order();
-  }
-  num_batches_ =
-      limited_batches(run_.config.limit_train_batches, train_loader_.size(), "limit_train_batches");
-  if (num_batches_ == 0) {
-    throw DataError(
-        fmt::format("fit: there is no training batch ({}). Give more data or a smaller batch size.",
-                    train_loader_.shape().dump()));
-  }
-}
-
 void FitLoop::run_sanity_check() {
   const int64_t wanted = run_.config.num_sanity_val_steps;
   sanity_checking_ = wanted != 0 && progress_.global_step == 0;
@@ -143,8 +96,7 @@ void FitLoop::run_sanity_check() {
   open_validation_data();
   if (sanity_checking_) {
     if (num_val_batches_ > 0) {
-      eval_loop_.run_sanity_check(val_data_,
-                                  wanted < 0 ? std::numeric_limits<int64_t>::max() : wanted);
+      eval_loop_.run_sanity_check(val_data_, wanted < 0 ? kAllBatches : wanted);
     }
     callbacks_.call<&C::on_sanity_check_end>();
     sanity_checking_ = false;
@@ -157,12 +109,21 @@ void FitLoop::open_validation_data() {
   num_val_batches_ = num_batches(val_data_);
 }
 
+void FitLoop::plan_validation() {
+  const auto state =
+      validation_ ? validation_->state_dict() : std::exchange(restored_validation_, {});
+  validation_.emplace(run_.config, data_.num_batches());
+  if (!state.is_null()) {
+    validation_->load_state_dict(state);
+  }
+}
+
 void FitLoop::reload_data_if_due() {
   const int64_t every = run_.config.reload_dataloaders_every_n_epochs;
   if (every > 0 && progress_.current_epoch > 0 && progress_.current_epoch % every == 0) {
-    open_training_data();
+    data_.open();
     open_validation_data();
-    validation_.emplace(run_.config, num_batches_);
+    plan_validation();
   }
 }
 
@@ -174,15 +135,10 @@ void FitLoop::run_epoch() {
     module_.on_train_epoch_start();
     epoch_started_ = true;
   }
-  if (!restored_loader_.is_null()) {
-    train_loader_.load_state_dict(std::exchange(restored_loader_, {}));
-  }
-  train_loader_.start(
-      progress_.current_epoch, progress_.batch_idx,
-      num_batches_ == kAllBatches ? -1 : std::max<int64_t>(0, num_batches_ - progress_.batch_idx));
+  data_.start();
   for (;;) {
     if (at_step_edge()) {
-      const bool epoch_is_over = progress_.batch_idx >= num_batches_;
+      const bool epoch_is_over = data_.epoch_is_over();
       if (num_val_batches_ > 0 && validation_->is_due(progress_, training_s(), epoch_is_over)) {
         validate();
       }
@@ -192,22 +148,19 @@ void FitLoop::run_epoch() {
       if (epoch_is_over || is_done() || stop_is_requested()) {
         break;
       }
-      fill_window();
-      if (window_.empty()) {
-        continue;  // the data ended, which nobody could know before
+      if (!data_.fetch_window()) {
+        step_epoch_schedulers();  // no batch was known to be the last
+        continue;
       }
     }
-    const Window window = take_window();
-    Batch batch = std::move(window_.front());
-    window_.pop_front();
-    if (!train_batch(std::move(batch), window, progress_.batch_idx)) {
-      window_.clear();
-      progress_.batch_idx = num_batches_;
+    auto [batch, place] = data_.next();
+    if (!train_batch(std::move(batch), place)) {
+      data_.skip_rest();
       break;
     }
   }
-  train_loader_.stop();
-  if (progress_.batch_idx < num_batches_) {
+  data_.stop();
+  if (!data_.epoch_is_over()) {
     callbacks_.call<&C::on_train_stop>();
     if (SignalScope::received() != 0) {
       return;  // the epoch is not over: a resumed run finishes it
@@ -216,8 +169,9 @@ void FitLoop::run_epoch() {
   end_epoch();
 }
 
-bool FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_idx) {
+bool FitLoop::train_batch(Batch cpu_batch, const TrainingData::Place& place) {
   in_step_ = true;
+  const int64_t batch_idx = progress_.batch_idx;
   const Batch batch = run_.transfer(std::move(cpu_batch));
   metrics_.enter(MetricCollector::Scope::kTrainBatch, "training_step", batch.size());
   callbacks_.call<&C::on_train_batch_start>(batch, batch_idx);
@@ -225,21 +179,21 @@ bool FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_i
     in_step_ = false;
     return false;
   }
-  const auto loss = module_.automatic_optimization() ? optimize(batch, window, batch_idx)
-                                                     : optimize_by_hand(batch, batch_idx);
+  const auto loss =
+      module_.automatic_optimization() ? optimize(batch, place) : optimize_by_hand(batch);
   ++progress_.batch_idx;
   ++progress_.batches;
   progress_.samples += batch.size();
-  progress_.stepped_batches += window.is_last ? 1 : 0;
-  if (progress_.batch_idx == num_batches_ && module_.automatic_optimization()) {
-    optimization_->step_lr_schedulers(Interval::kEpoch, progress_.current_epoch + 1);
+  progress_.stepped_batches += place.is_last ? 1 : 0;
+  if (data_.epoch_is_over()) {
+    step_epoch_schedulers();
   }
   in_step_ = false;
-  stepped_ = window.is_last;
+  stepped_ = place.is_last;
 
   callbacks_.call_acting<&C::on_train_batch_end>(loss, batch, batch_idx);
   module_.on_train_batch_end(loss, batch, batch_idx);
-  if (window.is_last) {
+  if (place.is_last) {
     log_step_metrics();
   }
   callbacks_.call_monitoring<&C::on_train_batch_end>(loss, batch, batch_idx);
@@ -249,47 +203,54 @@ bool FitLoop::train_batch(Batch cpu_batch, const Window& window, int64_t batch_i
 /// The training step itself. Forward and backward pass are the closure that the optimizer
 /// evaluates, so that optimizers which evaluate more than once, and overridden optimizer_step()s,
 /// work.
-torch::Tensor FitLoop::optimize(const Batch& batch, const Window& window, int64_t batch_idx) {
+torch::Tensor FitLoop::optimize(const Batch& batch, const TrainingData::Place& place) {
   auto& optimizer = optimization_->optimizer(0);
-  strategy_.require_gradient_sync(window.is_last);
+  strategy_.require_gradient_sync(place.is_last);
 
   auto evaluate = [&] {
     torch::Tensor loss;
     {
       const auto autocast = run_.precision.autocast(strategy_.device());
-      loss = module_.training_step(batch, batch_idx);
+      loss = module_.training_step(batch, progress_.batch_idx);
     }
-    check_loss(loss, batch, batch_idx);
-    if (window.is_first) {
+    check_loss(module_, loss);
+    if (checks_finite_loss_ && loss.is_cpu()) {  // elsewhere reading it would make the step wait
+      check_finite(loss, batch, progress_);
+    }
+    if (place.is_first) {
       callbacks_.call<&C::on_before_zero_grad>(optimizer);
       module_.on_before_zero_grad(optimizer);
       module_.optimizer_zero_grad(optimizer, strategy_);
     }
-    optimization_->backward(window.weight == 1.0 ? loss : loss * window.weight);
+    optimization_->backward(place.weight == 1.0 ? loss : loss * place.weight);
     return loss.variable_data();  // detached, without a trip through the dispatcher
   };
   auto evaluate_for_step = [&] {
     auto loss = evaluate();
     strategy_.finish_gradient_sync();
+    optimization_->unscale(optimizer);
     callbacks_.call<&C::on_before_optimizer_step>(optimizer);
     module_.on_before_optimizer_step(optimizer);
     module_.configure_gradient_clipping(optimizer, strategy_, clip_norm_, clip_value_);
+    optimization_->skip_if_not_finite(optimizer);
     return loss;
   };
 
-  if (!window.is_last) {
+  if (!place.is_last) {
     return evaluate();
   }
   auto loss = module_.optimizer_step(optimizer, strategy_, std::ref(evaluate_for_step));
   ++progress_.global_step;
+  optimization_->update_scale();
   optimization_->step_lr_schedulers(Interval::kStep, progress_.global_step);
   return loss;
 }
 
-torch::Tensor FitLoop::optimize_by_hand(const Batch& batch, int64_t batch_idx) {
+torch::Tensor FitLoop::optimize_by_hand(const Batch& batch) {
   strategy_.require_gradient_sync(true);
   const auto autocast = run_.precision.autocast(strategy_.device());
-  const auto loss = module_.training_step(batch, batch_idx);
+  const auto loss = module_.training_step(batch, progress_.batch_idx);
+  optimization_->update_scale();
   return loss.defined() ? loss.variable_data() : loss;
 }
 
@@ -299,7 +260,8 @@ void FitLoop::end_epoch() {
   module_.on_train_epoch_end();
   publish_step_values();  // where a name has an epoch value too, that one follows and wins
   run_.publish_epoch(metrics_);
-  const bool is_whole = progress_.batch_idx >= num_batches_;
+  const bool is_whole = data_.epoch_is_over();
+  optimization_->check_scale();
   if (is_whole) {
     step_metric_schedulers(Interval::kEpoch, progress_.current_epoch + 1);
   }
@@ -312,10 +274,7 @@ void FitLoop::end_epoch() {
     progress_.batch_idx = 0;
     validation_->begin_epoch();
     epoch_started_ = false;
-    if (train_loader_.size() == kUnknownSize) {
-      num_batches_ =
-          limited_batches(run_.config.limit_train_batches, kUnknownSize, "limit_train_batches");
-    }
+    data_.end_epoch();
   }
 }
 
@@ -339,42 +298,8 @@ void FitLoop::publish_step_values() {
   metrics_.forget_new_values();
 }
 
-nlohmann::json FitLoop::data_shape() const {
-  if (!train_loader_) {
-    return nullptr;  // before the first epoch
-  }
-  auto shape = train_loader_.shape();
-  shape["accumulate_grad_batches"] =
-      run_.config.accumulate_grad_batches.at(progress_.current_epoch);
-  return shape;
-}
-
-nlohmann::json FitLoop::position_in_data() const {
-  auto position = data_shape();
-  if (!position.is_null()) {
-    position["epoch_is_over"] = progress_.batch_idx >= num_batches_;
-  }
-  return position;
-}
-
-void FitLoop::check_restored_data() {
-  const auto saved = std::exchange(restored_data_, {});
-  if (progress_.batch_idx == 0 || saved.is_null()) {
-    return;
-  }
-  if (saved.at("epoch_is_over") == true) {
-    progress_.batch_idx = num_batches_;  // nothing of it is left, whatever the data is now
-    return;
-  }
-  auto present = data_shape();
-  present["epoch_is_over"] = false;
-  if (saved != present) {
-    throw CheckpointError(fmt::format(
-        "the checkpoint was saved within epoch {}, after batch {}, over data of {}; now it is {}. "
-        "The rest of that epoch would be other samples.\n  Resume with the same data and settings, "
-        "or from a checkpoint at the end of an epoch.",
-        progress_.current_epoch, progress_.batch_idx, saved.dump(), present.dump()));
-  }
+void FitLoop::step_epoch_schedulers() {
+  optimization_->step_lr_schedulers(Interval::kEpoch, progress_.current_epoch + 1);
 }
 
 void FitLoop::step_metric_schedulers(Interval interval, int64_t intervals_done) {
@@ -384,93 +309,6 @@ void FitLoop::step_metric_schedulers(Interval interval, int64_t intervals_done) 
         const auto found = run_.metrics.newest.find(name);
         return found == run_.metrics.newest.end() ? std::nullopt : std::optional(found->second);
       });
-}
-
-void FitLoop::fill_window() {
-  const int64_t left = num_batches_ - progress_.batch_idx;
-  const int64_t wanted =
-      std::min(run_.config.accumulate_grad_batches.at(progress_.current_epoch), left);
-  window_weight_ = 0;
-  for (int64_t i = 0; i < wanted; ++i) {
-    auto batch = train_loader_.next();
-    if (!batch) {
-      end_of_data();
-      break;
-    }
-    if (wanted > 1) {
-      window_weight_ += module_.loss_weight(*batch);
-    }
-    window_.push_back(std::move(*batch));
-  }
-  window_is_fresh_ = true;
-}
-
-/// The loader of unknown size has no more batches: now the number of the epoch's is known.
-void FitLoop::end_of_data() {
-  TRAINER_CHECK(train_loader_.size() == kUnknownSize, "the data loader ended before its epoch");
-  num_batches_ = progress_.batch_idx + static_cast<int64_t>(window_.size());
-  if (num_batches_ == 0) {
-    throw DataError("fit: the training data ended before its first batch. Give it some samples.");
-  }
-  if (window_.empty() && module_.automatic_optimization()) {
-    optimization_->step_lr_schedulers(Interval::kEpoch, progress_.current_epoch + 1);
-  }
-}
-
-FitLoop::Window FitLoop::take_window() {
-  const bool is_first = std::exchange(window_is_fresh_, false);
-  const bool is_last = window_.size() == 1;
-  const bool is_alone = is_first && is_last;
-  return {is_first, is_last,
-          is_alone ? 1.0 : module_.loss_weight(window_.front()) / window_weight_};
-}
-
-void FitLoop::check_loss(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const {
-  if (!loss.defined() || loss.numel() != 1) {
-    throw UsageError(fmt::format(
-        "{}::training_step() returned {}, not a loss of one element. Return loss.mean(), say.",
-        class_name(module_),
-        loss.defined() ? fmt::format("a tensor of shape {}", c10::str(loss.sizes()))
-                       : std::string("an undefined tensor")));
-  }
-  if (!loss.requires_grad()) {
-    throw UsageError(fmt::format(
-        "{}::training_step() returned a loss that does not depend on any parameter. Compute "
-        "it from the module's layers, without detach() or NoGradGuard.",
-        class_name(module_)));
-  }
-  // Reading a value on the processor is free; on another device it would make the step wait.
-  if (run_.config.check_finite_loss && loss.is_cpu()) {
-    check_finite(loss, batch, batch_idx);
-  }
-}
-
-void FitLoop::check_finite(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const {
-  const double value =
-      loss.scalar_type() == at::kFloat ? *loss.const_data_ptr<float>() : loss.item().toDouble();
-  if (std::isfinite(value)) {
-    return;
-  }
-  std::string inputs;
-  for (size_t i = 0; i < batch.num_tensors(); ++i) {
-    if (batch[i].is_floating_point() && !batch[i].isfinite().all().item<bool>()) {
-      const auto flat =
-          batch[i].reshape({batch[i].size(0), -1}).isfinite().all(1).logical_not().nonzero();
-      inputs += fmt::format(
-          " Tensor {} of the batch has NaN or infinite values in {} of {} samples, the first is "
-          "sample "
-          "{}: clean the data.",
-          i, flat.size(0), batch.size(), flat[0][0].item<int64_t>());
-    }
-  }
-  throw NonFiniteError(fmt::format(
-      "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  What was "
-      "saved before is untouched. Clip gradients (trainer.gradient_clip_val; a resumed run takes "
-      "it), "
-      "or begin anew with a lower learning rate, or set trainer.check_finite_loss=false to go on "
-      "regardless.",
-      std::isnan(value) ? "NaN" : "infinite", progress_.current_epoch, batch_idx,
-      progress_.global_step, inputs.empty() ? " The batch itself is finite." : inputs));
 }
 
 void FitLoop::log_step_metrics() {
@@ -511,51 +349,42 @@ nlohmann::json FitLoop::validation_state() const {
 }
 
 nlohmann::json FitLoop::state_dict() {
-  nlohmann::json state = {
-      {"current_epoch", epoch_done_ ? progress_.current_epoch + 1 : progress_.current_epoch},
-      {"global_step", progress_.global_step},
-      {"batch_idx", epoch_done_ ? 0 : progress_.batch_idx},
-      {"epoch_started", !epoch_done_ && epoch_started_},
-      {"stepped", !epoch_done_ && stepped_},
-      {"batches", progress_.batches},
-      {"samples", progress_.samples},
-      {"stepped_batches", progress_.stepped_batches},
-      {"training_s", training_s()},
-      {"validation", validation_state()},
-      {"rng", {{"cpu", hash::to_hex(get_rng_state())}}},
-      {"metrics", metrics_.state_dict()},
-      {"data", position_in_data()},
-      {"loader", train_loader_ && !epoch_done_ ? train_loader_.state_dict() : nlohmann::json()},
-      {"newest_metrics", to_json(run_.metrics.newest)},
-      {"validation_metrics", to_json(run_.metrics.validation)},
-      {"prog_bar_metrics", to_json(run_.metrics.prog_bar)},
-  };
-  state["lr_schedulers"] = optimization_->state_dict();
+  nlohmann::json state = progress_;
+  if (epoch_done_) {
+    state["current_epoch"] = progress_.current_epoch + 1;
+    state["batch_idx"] = 0;
+  }
+  state["epoch_started"] = !epoch_done_ && epoch_started_;
+  state["stepped"] = !epoch_done_ && stepped_;
+  state["training_s"] = training_s();
+  state["validation"] = validation_state();
+  state["rng"] = {{"cpu", hash::to_hex(get_rng_state())}};
+  state["data"] = data_.state_dict(epoch_done_);
+  state["optimization"] = optimization_->state_dict();
+  state["metrics"] = metrics_.state_dict(registered_metrics(module_));
+  state["newest_metrics"] = json::numbers(run_.metrics.newest);
+  state["validation_metrics"] = json::numbers(run_.metrics.validation);
+  state["prog_bar_metrics"] = json::numbers(run_.metrics.prog_bar);
   return state;
 }
 
 void FitLoop::load_state_dict(const nlohmann::json& state) {
-  progress_ = {state.at("current_epoch"), state.at("global_step"), state.at("batch_idx"),
-               state.at("batches"),       state.at("samples"),     state.at("stepped_batches")};
-  trained_before_s_ = state.at("training_s");
+  progress_ = state.get<Progress>();
   epoch_started_ = state.at("epoch_started");
   stepped_ = state.at("stepped");
+  trained_before_s_ = state.at("training_s");
   restored_validation_ = state.at("validation");
   if (!restored_validation_.is_null()) {
-    (void)restored_validation_.at("ran_at").get<int64_t>();
+    (void)restored_validation_.at("ran_at").get<int64_t>();  // what is damaged is told now
     (void)restored_validation_.at("ran_at_s").get<double>();
   }
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
-  metrics_.load_state_dict(state.at("metrics"));
-  restored_data_ = state.at("data");
-  if (!restored_data_.is_null()) {
-    (void)restored_data_.at("epoch_is_over").get<bool>();  // what is damaged is told now
-  }
-  restored_loader_ = state.at("loader");
-  run_.metrics.newest = from_json(state.at("newest_metrics"));
-  run_.metrics.validation = from_json(state.at("validation_metrics"));
-  run_.metrics.prog_bar = from_json(state.at("prog_bar_metrics"));
-  optimization_->load_state_dict(state.at("lr_schedulers"));
+  data_.load_state_dict(state.at("data"));
+  optimization_->load_state_dict(state.at("optimization"));
+  metrics_.load_state_dict(state.at("metrics"), registered_metrics(module_));
+  run_.metrics.newest = json::to_doubles(state.at("newest_metrics"));
+  run_.metrics.validation = json::to_doubles(state.at("validation_metrics"));
+  run_.metrics.prog_bar = json::to_doubles(state.at("prog_bar_metrics"));
 }
 
 }  // namespace trainer

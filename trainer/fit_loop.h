@@ -3,7 +3,6 @@
 // tells its order.
 
 #include <chrono>
-#include <deque>
 #include <optional>
 #include <string>
 #include <vector>
@@ -11,10 +10,11 @@
 #include <nlohmann/json.hpp>
 
 #include <trainer/eval_loop.h>
-#include <trainer/metrics.h>
+#include <trainer/metric_collector.h>
 #include <trainer/optimization.h>
 #include <trainer/run.h>
 #include <trainer/schedule.h>
+#include <trainer/training_data.h>
 
 namespace trainer {
 
@@ -32,11 +32,11 @@ class FitLoop {
   Optimization& optimization() { return *optimization_; }
   MetricCollector& metrics() { return metrics_; }
   /// kAllBatches where only the end of the data tells.
-  int64_t num_training_batches() const { return num_batches_; }
+  int64_t num_training_batches() const { return data_.num_batches(); }
   int64_t num_val_batches() const { return num_val_batches_; }
   bool sanity_checking() const { return sanity_checking_; }
   /// Between two optimizer steps: the state is whole and can be saved.
-  bool at_step_edge() const { return window_.empty() && !in_step_; }
+  bool at_step_edge() const { return data_.window_is_empty() && !in_step_; }
   /// Validation runs at the end of this epoch or within it.
   bool validates_in_this_epoch() const;
   /// A limit of steps, epochs, samples or time is reached.
@@ -49,42 +49,30 @@ class FitLoop {
   void load_state_dict(const nlohmann::json& state);
 
  private:
-  /// A batch's place among those that make one optimizer step together.
-  struct Window {
-    bool is_first;
-    bool is_last;
-    double weight;  // of this batch's mean loss in the step's
-  };
-
   void run_sanity_check();
-  void open_training_data();
   void open_validation_data();
+  void plan_validation();
   void reload_data_if_due();
   void run_epoch();
   /// Training step, backward pass and, at the window's end, the update. Returns the loss.
-  torch::Tensor optimize(const Batch& batch, const Window& window, int64_t batch_idx);
+  torch::Tensor optimize(const Batch& batch, const TrainingData::Place& place);
   /// The training step of a module that optimizes by hand.
-  torch::Tensor optimize_by_hand(const Batch& batch, int64_t batch_idx);
+  torch::Tensor optimize_by_hand(const Batch& batch);
   /// False when the module asked to skip the rest of the epoch.
-  bool train_batch(Batch batch, const Window& window, int64_t batch_idx);
+  bool train_batch(Batch batch, const TrainingData::Place& place);
   void end_epoch();
   void validate();
   /// Makes the step values logged so far the newest of their names.
   void publish_step_values();
   double training_s() const;
+  /// Optimizer steps of the whole fit; -1 where nobody knows.
+  int64_t estimated_stepping_batches();
   /// How often the run will step the schedule that the configuration chose; -1 where nobody knows.
   int64_t estimated_schedule_steps();
+  void step_epoch_schedulers();
   void step_metric_schedulers(Interval interval, int64_t intervals_done);
 
   nlohmann::json validation_state() const;
-  nlohmann::json data_shape() const;
-  nlohmann::json position_in_data() const;
-  void check_restored_data();
-  void fill_window();
-  void end_of_data();
-  Window take_window();
-  void check_loss(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const;
-  void check_finite(const torch::Tensor& loss, const Batch& batch, int64_t batch_idx) const;
   void log_step_metrics();
   bool stop_is_requested() const;
 
@@ -99,24 +87,21 @@ class FitLoop {
   MetricCollector metrics_;
   std::unique_ptr<Optimization> optimization_;
   std::optional<double> clip_norm_, clip_value_;
+  bool checks_finite_loss_;
   TrainingLimits limits_;
   std::optional<ValidationSchedule> validation_;
-  DataLoader train_loader_;
+  TrainingData data_;
   std::vector<EvalData> val_data_;
-  int64_t num_batches_ = 0, num_val_batches_ = 0;
+  int64_t num_val_batches_ = 0;
 
-  std::deque<Batch> window_;      // batches of the window under way that are still to be trained on
-  bool window_is_fresh_ = false;  // none of them was trained on yet
-  double window_weight_ = 0;      // sum of loss_weight() over the whole window
-  bool stepped_ = false;          // since the last edge
-  bool in_step_ = false;          // train_batch() runs and its counters are not advanced yet
-  bool epoch_started_ = false;    // on_train_epoch_start was called for current_epoch
-  bool epoch_done_ = false;       // current_epoch is finished, the counters do not say so yet
+  bool stepped_ = false;        // since the last edge
+  bool in_step_ = false;        // train_batch() runs and its counters are not advanced yet
+  bool epoch_started_ = false;  // on_train_epoch_start was called for current_epoch
+  bool epoch_done_ = false;     // current_epoch is finished, the counters do not say so yet
   bool sanity_checking_ = false;
   std::chrono::steady_clock::time_point began_ = {};
-  double trained_before_s_ = 0;   // by the runs that this one resumes
-  nlohmann::json restored_data_;  // shape of the data a checkpoint was saved with, within an epoch
-  nlohmann::json restored_validation_, restored_loader_;
+  double trained_before_s_ = 0;  // by the runs that this one resumes
+  nlohmann::json restored_validation_;
   std::string restored_rng_;  // random state of a checkpoint, until training goes on
 };
 

@@ -8,6 +8,7 @@
 #include <concepts>
 #include <memory>
 
+#include <trainer/checkpoint/checkpoint.h>
 #include <trainer/core/config.h>
 #include <trainer/core/filesystem.h>
 #include <trainer/module.h>
@@ -17,9 +18,10 @@ namespace trainer {
 namespace detail {
 /// `model.init_args` of the configuration that a checkpoint holds; an empty map where it holds
 /// none.
-config::Node saved_init_args(const fs::Path& checkpoint);
-/// The weights, and what on_load_checkpoint() restores; the module is in eval mode afterwards.
-void load_weights(Module& module, const fs::Path& checkpoint);
+config::Node saved_init_args(const CheckpointReader& checkpoint);
+/// configure_model(), the weights, and what on_load_checkpoint() restores; the module is in eval
+/// mode afterwards.
+void load_weights(Module& module, const CheckpointReader& checkpoint);
 }  // namespace detail
 
 /// A module made with the arguments and weights of a checkpoint folder, in eval mode, on the
@@ -27,18 +29,18 @@ void load_weights(Module& module, const fs::Path& checkpoint);
 /// of another architecture, ConfigError where the arguments that it holds are not T's.
 template <std::derived_from<Module> T>
 std::shared_ptr<T> load_from_checkpoint(const fs::Path& path) {
+  const CheckpointReader checkpoint(path);
   std::shared_ptr<T> module;
   if constexpr (requires { typename T::Init; }) {
     config::Diagnostics diagnostics;
-    const auto init = config::read<typename T::Init>(detail::saved_init_args(path),
+    const auto init = config::read<typename T::Init>(detail::saved_init_args(checkpoint),
                                                      "model.init_args", diagnostics);
     diagnostics.throw_if_any();
     module = std::make_shared<T>(init);
   } else {
     module = std::make_shared<T>();
   }
-  module->configure_model();
-  detail::load_weights(*module, path);
+  detail::load_weights(*module, checkpoint);
   return module;
 }
 
@@ -47,8 +49,7 @@ std::shared_ptr<T> load_from_checkpoint(const fs::Path& path) {
 template <std::derived_from<Module> T, class Init>
 std::shared_ptr<T> load_from_checkpoint(const fs::Path& path, const Init& init) {
   auto module = std::make_shared<T>(init);
-  module->configure_model();
-  detail::load_weights(*module, path);
+  detail::load_weights(*module, CheckpointReader(path));
   return module;
 }
 

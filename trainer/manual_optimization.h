@@ -35,6 +35,8 @@ class ManualOptimization {
   virtual std::vector<LRScheduler*> lr_schedulers() = 0;
   virtual void backward(const torch::Tensor& loss) = 0;
   virtual void zero_grad(torch::optim::Optimizer& optimizer) = 0;
+  virtual torch::Tensor clip_by_norm(torch::optim::Optimizer& optimizer, double max_norm) = 0;
+  virtual void clip_by_value(torch::optim::Optimizer& optimizer, double max_value) = 0;
   virtual torch::Tensor step(torch::optim::Optimizer& optimizer, const Closure& closure) = 0;
 };
 
@@ -46,6 +48,11 @@ class OptimizerHandle {
 
   /// Zeroes its gradients.
   void zero_grad() { loop_->zero_grad(*optimizer_); }
+  /// Scales its gradients, between backward pass and step, so that their global L2 norm is at most
+  /// `max_norm`; returns the norm before, a float32 scalar. Collective: yes. Syncs: no.
+  torch::Tensor clip_by_norm(double max_norm) { return loop_->clip_by_norm(*optimizer_, max_norm); }
+  /// Clamps every element of its gradients to [-max_value, max_value]. Syncs: no.
+  void clip_by_value(double max_value) { loop_->clip_by_value(*optimizer_, max_value); }
   /// Updates its parameters and counts one optimizer step. `closure` computes loss and gradients,
   /// for optimizers that evaluate more than once (LBFGS); without one the gradients are there.
   /// Collective: yes.

@@ -1,5 +1,6 @@
 #include <trainer/module.h>
 
+#include <algorithm>
 #include <typeinfo>
 
 #include <fmt/format.h>
@@ -63,6 +64,48 @@ torch::Tensor Module::optimizer_step(torch::optim::Optimizer& optimizer, Strateg
   return strategy.optimizer_step(optimizer, closure);
 }
 
+void Module::freeze() {
+  for (auto& parameter : parameters()) {
+    parameter.requires_grad_(false);
+  }
+  eval();
+}
+
+void Module::unfreeze() {
+  for (auto& parameter : parameters()) {
+    parameter.requires_grad_(true);
+  }
+  train();
+}
+
+void Module::log(std::string_view name, metrics::Metric& metric, const LogOptions& options) {
+  if (metrics_ == nullptr) {
+    return;
+  }
+  const auto is_metric = [&](const auto& one) { return one.second == &metric; };
+  if (!metrics_->knows(name)) {
+    const auto all = registered_metrics(*this);
+    if (std::none_of(all.begin(), all.end(), is_metric)) {
+      throw UsageError(
+          fmt::format("log('{}'): the metric is not registered in {}, so that checkpoints would "
+                      "lack its state. "
+                      "Make it with register_module().",
+                      name, class_name(*this)));
+    }
+  }
+  metrics_->log(name, metric, options);
+}
+
+MetricCollector::NamedMetrics registered_metrics(const Module& module) {
+  MetricCollector::NamedMetrics all;
+  for (const auto& item : module.named_modules("", /*include_self=*/false)) {
+    if (auto* metric = dynamic_cast<metrics::Metric*>(item.value().get())) {
+      all.emplace(item.key(), metric);
+    }
+  }
+  return all;
+}
+
 ManualOptimization& Module::optimization() const {
   if (optimization_ == nullptr) {
     throw UsageError(fmt::format(
@@ -71,6 +114,15 @@ ManualOptimization& Module::optimization() const {
         class_name(*this)));
   }
   return *optimization_;
+}
+
+int64_t Module::estimated_stepping_batches() const {
+  if (estimate_steps_ == nullptr) {
+    throw UsageError(
+        fmt::format("{}: estimated_stepping_batches() is known in configure_optimizers() only.",
+                    class_name(*this)));
+  }
+  return (*estimate_steps_)();
 }
 
 OptimizerHandle Module::optimizer(size_t index) {

@@ -20,6 +20,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include <nlohmann/json.hpp>
@@ -27,7 +28,8 @@
 
 #include <trainer/core/batch.h>
 #include <trainer/manual_optimization.h>
-#include <trainer/metrics.h>
+#include <trainer/metric_collector.h>
+#include <trainer/metrics/metric.h>
 #include <trainer/optim/optimizer_config.h>
 #include <trainer/progress.h>
 #include <trainer/strategy.h>
@@ -62,6 +64,10 @@ class Module : public torch::nn::Module {
   /// How much a batch counts in the gradient of a step made of several batches or ranks: its
   /// samples.
   virtual double loss_weight(const Batch& batch) const { return static_cast<double>(batch.size()); }
+
+  /// Inference only: no parameter requires a gradient, the module is in eval mode; and back.
+  void freeze();
+  void unfreeze();
 
   virtual void prepare_data() {}
   virtual void setup(Stage) {}
@@ -148,6 +154,22 @@ class Module : public torch::nn::Module {
     }
   }
 
+  /// The same for a metric that keeps its state, which must be registered in this module
+  /// (register_module()): else UsageError.
+  void log(std::string_view name, metrics::Metric& metric, const LogOptions& options = {});
+
+  /// Several values with the same options.
+  void log_dict(const std::vector<std::pair<std::string_view, torch::Tensor>>& values,
+                const LogOptions& options = {}) {
+    for (const auto& [name, value] : values) {
+      log(name, value, options);
+    }
+  }
+
+  /// In configure_optimizers(): the optimizer steps that this fit will take, for a schedule of its
+  /// length; -1 where nobody knows. Throws UsageError elsewhere.
+  int64_t estimated_stepping_batches() const;
+
   // Manual optimization (automatic_optimization() is false); each throws UsageError outside of fit.
 
   /// The optimizers of configure_optimizers(), in that order.
@@ -165,13 +187,18 @@ class Module : public torch::nn::Module {
  private:
   friend class ModuleAttachment;
   friend class OptimizationAttachment;
+  friend class EstimateAttachment;
   ManualOptimization& optimization() const;
 
   static const Progress kNoProgress;
   ManualOptimization* optimization_ = nullptr;
   MetricCollector* metrics_ = nullptr;
   const Progress* progress_ = &kNoProgress;
+  const std::function<int64_t()>* estimate_steps_ = nullptr;
 };
+
+/// The metrics that are registered in a module, by their dotted names.
+MetricCollector::NamedMetrics registered_metrics(const Module& module);
 
 /// The class of a module without its namespaces: what checkpoints record.
 std::string class_name(const Module& module);
@@ -210,6 +237,22 @@ class OptimizationAttachment {
 
  private:
   Module& module_;
+};
+
+/// Lets a module ask for the length of the fit for the scope's life.
+class EstimateAttachment {
+ public:
+  EstimateAttachment(Module& module, std::function<int64_t()> estimate)
+      : module_(module), estimate_(std::move(estimate)) {
+    module.estimate_steps_ = &estimate_;
+  }
+  EstimateAttachment(const EstimateAttachment&) = delete;
+  EstimateAttachment& operator=(const EstimateAttachment&) = delete;
+  ~EstimateAttachment() { module_.estimate_steps_ = nullptr; }
+
+ private:
+  Module& module_;
+  const std::function<int64_t()> estimate_;
 };
 
 }  // namespace trainer

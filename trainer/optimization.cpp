@@ -3,9 +3,12 @@
 #include <typeinfo>
 
 #include <fmt/format.h>
+#include <torch/optim/lbfgs.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/log.h>
 #include <trainer/core/type_name.h>
+#include <trainer/optim/clip.h>
 #include <trainer/optim/mode_switching.h>
 #include <trainer/optim/optimizer_state.h>
 
@@ -43,11 +46,22 @@ Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
       }
     }
   }
+  if (run_.precision.needs_grad_scaler()) {
+    scaler_.emplace(run_.strategy.device());
+  }
   check_settings();
 }
 
 void Optimization::check_settings() const {
   const std::string name = class_name(run_.module);
+  for (const auto& entry : entries_) {
+    if (scaler_ && dynamic_cast<const torch::optim::LBFGS*>(entry.optimizer.get()) != nullptr) {
+      throw ConfigError(fmt::format(
+          "trainer.precision is {}, in which a step evaluates the loss once; LBFGS evaluates it "
+          "several times. Train in bf16-mixed or 32-true.",
+          run_.precision.name()));
+    }
+  }
   if (run_.module.automatic_optimization()) {
     if (entries_.empty()) {
       throw UsageError(
@@ -99,7 +113,7 @@ std::vector<LRScheduler*> Optimization::lr_schedulers() {
 void Optimization::backward(const torch::Tensor& loss) {
   run_.callbacks.call<&C::on_before_backward>(loss);
   run_.module.on_before_backward(loss);
-  run_.module.backward(loss);
+  run_.module.backward(scaler_ ? scaler_->scale(loss) : loss);
   run_.callbacks.call<&C::on_after_backward>();
   run_.module.on_after_backward();
 }
@@ -108,17 +122,59 @@ void Optimization::zero_grad(torch::optim::Optimizer& optimizer) {
   run_.strategy.zero_gradients(optimizer);
 }
 
+torch::Tensor Optimization::clip_by_norm(torch::optim::Optimizer& optimizer, double max_norm) {
+  run_.strategy.finish_gradient_sync();
+  unscale(optimizer);
+  return run_.strategy.clip_gradients(optimizer, max_norm);
+}
+
+void Optimization::clip_by_value(torch::optim::Optimizer& optimizer, double max_value) {
+  run_.strategy.finish_gradient_sync();
+  unscale(optimizer);
+  auto all = gradients(optimizer);
+  trainer::clip_by_value(all, max_value);
+}
+
 torch::Tensor Optimization::step(torch::optim::Optimizer& optimizer, const Closure& closure) {
   auto evaluate = [&] {
     torch::Tensor loss = closure ? closure() : torch::Tensor();
     run_.strategy.finish_gradient_sync();
+    unscale(optimizer);
     run_.callbacks.call<&C::on_before_optimizer_step>(optimizer);
     run_.module.on_before_optimizer_step(optimizer);
+    skip_if_not_finite(optimizer);
     return loss;
   };
   auto loss = run_.strategy.optimizer_step(optimizer, std::ref(evaluate));
   ++run_.progress.global_step;
   return loss;
+}
+
+void Optimization::unscale(torch::optim::Optimizer& optimizer) {
+  if (scaler_) {
+    scaler_->unscale(optimizer);
+  }
+}
+
+void Optimization::skip_if_not_finite(torch::optim::Optimizer& optimizer) {
+  if (scaler_) {
+    scaler_->prepare_step(optimizer);
+  }
+}
+
+void Optimization::update_scale() {
+  if (scaler_) {
+    scaler_->update();
+  }
+}
+
+void Optimization::check_scale() const {
+  if (scaler_ && scaler_->get_scale() < 1) {
+    log::warning(fmt::format(
+        "{}: the scale of the loss fell to {}: gradients are infinite or NaN step after step, and "
+        "such steps change nothing. Look for NaN in the data, or train in bf16-mixed.",
+        run_.precision.name(), scaler_->get_scale()));
+  }
 }
 
 template <class F>
@@ -178,16 +234,18 @@ void Optimization::show_evaluation_parameters() {
 }
 
 nlohmann::json Optimization::state_dict() const {
-  auto states = nlohmann::json::array();
+  auto schedules = nlohmann::json::array();
   for (const auto& entry : entries_) {
     for (const auto& schedule : entry.lr_schedulers) {
-      states.push_back(schedule.scheduler->state_dict());
+      schedules.push_back(schedule.scheduler->state_dict());
     }
   }
-  return states;
+  return {{"lr_schedulers", std::move(schedules)},
+          {"grad_scaler", scaler_ ? scaler_->state_dict() : nlohmann::json()}};
 }
 
-void Optimization::load_state_dict(const nlohmann::json& states) {
+void Optimization::load_state_dict(const nlohmann::json& state) {
+  const auto& states = state.at("lr_schedulers");
   const auto schedulers = lr_schedulers();
   if (states.size() != schedulers.size()) {
     throw CheckpointError(
@@ -198,6 +256,9 @@ void Optimization::load_state_dict(const nlohmann::json& states) {
   }
   for (size_t i = 0; i < schedulers.size(); ++i) {
     schedulers[i]->load_state_dict(states[i]);
+  }
+  if (const auto& saved = state.at("grad_scaler"); scaler_ && !saved.is_null()) {
+    scaler_->load_state_dict(saved);
   }
 }
 

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include <trainer/manual_optimization.h>
+#include <trainer/optim/grad_scaler.h>
 #include <trainer/optim/optimizer_config.h>
 #include <trainer/run.h>
 
@@ -23,7 +24,7 @@ class Optimization : public ManualOptimization {
   /// Calls configure_optimizers(), or makes what the configuration chooses; `total_steps` is how
   /// often the run will step its schedule, -1 where nobody knows. Throws UsageError for several
   /// optimizers with automatic optimization, for an optimizer that cannot be saved where
-  /// checkpoints are on, for settings that only automatic optimization has.
+  /// checkpoints are on, for LBFGS in 16-mixed, for settings that only automatic optimization has.
   Optimization(Run& run, int64_t total_steps);
 
   size_t num_optimizers() const override { return entries_.size(); }
@@ -33,7 +34,20 @@ class Optimization : public ManualOptimization {
   // Manual optimization: what training_step() calls.
   void backward(const torch::Tensor& loss) override;
   void zero_grad(torch::optim::Optimizer& optimizer) override;
+  torch::Tensor clip_by_norm(torch::optim::Optimizer& optimizer, double max_norm) override;
+  void clip_by_value(torch::optim::Optimizer& optimizer, double max_value) override;
   torch::Tensor step(torch::optim::Optimizer& optimizer, const Closure& closure) override;
+
+  // 16-mixed; nothing in other precisions. Both modes of optimization call all three.
+
+  /// Divides the gradients by the scale of the loss, once until the step.
+  void unscale(torch::optim::Optimizer& optimizer);
+  /// Lets the next step change nothing where a gradient is not finite.
+  void skip_if_not_finite(torch::optim::Optimizer& optimizer);
+  /// After the steps of a batch.
+  void update_scale();
+  /// Warns where the scale fell so low that hardly a step succeeds. Syncs: yes.
+  void check_scale() const;
 
   /// Steps the schedules of this interval of which `intervals_done` is a multiple of the frequency.
   /// With manual optimization the module steps them itself, and nothing happens here.
@@ -46,7 +60,7 @@ class Optimization : public ManualOptimization {
   void show_training_parameters();
   void show_evaluation_parameters();
 
-  /// The schedules' states.
+  /// The states of schedules and gradient scaler.
   nlohmann::json state_dict() const;
   void load_state_dict(const nlohmann::json& state);
 
@@ -57,6 +71,7 @@ class Optimization : public ManualOptimization {
 
   Run& run_;
   std::vector<OptimizerConfig::Entry> entries_;
+  std::optional<GradScaler> scaler_;
 };
 
 }  // namespace trainer

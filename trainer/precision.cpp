@@ -1,5 +1,8 @@
 #include <trainer/precision.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include <ATen/autocast_mode.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -8,6 +11,25 @@
 #include <trainer/core/error.h>
 
 namespace trainer {
+namespace {
+
+struct Mode {
+  const char* name;
+  const char* alias;  // what Lightning takes for it too
+  torch::ScalarType dtype;
+  std::optional<torch::ScalarType> autocast_dtype;
+};
+
+constexpr Mode kModes[] = {
+    {"32-true", "32", at::kFloat, std::nullopt},
+    {"64-true", "64", at::kDouble, std::nullopt},
+    {"16-true", "16-true", at::kHalf, std::nullopt},
+    {"bf16-true", "bf16-true", at::kBFloat16, std::nullopt},
+    {"16-mixed", "16", at::kFloat, at::kHalf},
+    {"bf16-mixed", "bf16", at::kFloat, at::kBFloat16},
+};
+
+}  // namespace
 
 AutocastScope::AutocastScope(c10::DeviceType device, std::optional<at::ScalarType> dtype)
     : device_(device), active_(dtype.has_value()) {
@@ -33,16 +55,44 @@ AutocastScope::~AutocastScope() {
 }
 
 const std::vector<std::string>& Precision::names() {
-  static const std::vector<std::string> kNames = {"32-true", "bf16-mixed"};
+  static const std::vector<std::string> kNames = [] {
+    std::vector<std::string> names;
+    for (const Mode& mode : kModes) {
+      names.emplace_back(mode.name);
+    }
+    return names;
+  }();
   return kNames;
 }
 
-Precision::Precision(const std::string& name) : name_(name) {
-  if (name == "bf16-mixed") {
-    dtype_ = at::kBFloat16;
-  } else if (name != "32-true") {
+Precision::Precision(const std::string& name) {
+  const auto* mode = std::find_if(std::begin(kModes), std::end(kModes), [&](const Mode& one) {
+    return name == one.name || name == one.alias;
+  });
+  if (mode == std::end(kModes)) {
     throw ConfigError(fmt::format("trainer.precision: is '{}'.{} Choose one of: {}.", name,
                                   config::did_you_mean(name, names()), fmt::join(names(), ", ")));
+  }
+  name_ = mode->name;
+  dtype_ = mode->dtype;
+  autocast_dtype_ = mode->autocast_dtype;
+}
+
+void Precision::convert_module(torch::nn::Module& module) const {
+  if (dtype_ == at::kFloat) {
+    return;
+  }
+  const torch::NoGradGuard no_grad;
+  const auto convert = [&](torch::Tensor tensor) {
+    if (tensor.is_floating_point() && tensor.scalar_type() != dtype_) {
+      tensor.set_data(tensor.to(dtype_));
+    }
+  };
+  for (const auto& parameter : module.parameters()) {
+    convert(parameter);
+  }
+  for (const auto& buffer : module.buffers()) {
+    convert(buffer);
   }
 }
 

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include <nlohmann/json_fwd.hpp>
+
 namespace trainer {
 
 /// What a Trainer was asked to do.
@@ -22,5 +24,9 @@ struct Progress {
   int64_t stepped_batches = 0;
   int64_t dataloader_idx = 0;  ///< Which of several evaluation loaders the batch comes from.
 };
+
+/// All but dataloader_idx, by name.
+void to_json(nlohmann::json& json, const Progress& progress);
+void from_json(const nlohmann::json& json, Progress& progress);
 
 }  // namespace trainer

@@ -2,7 +2,6 @@
 
 #include <elf.h>
 #include <link.h>
-#include <unistd.h>
 
 #include <array>
 #include <chrono>
@@ -15,6 +14,7 @@
 #include <torch/version.h>
 #include <zlib.h>
 
+#include <trainer/core/host.h>
 #include <trainer/core/seed.h>
 #include <trainer/version.h>
 
@@ -98,11 +98,6 @@ std::vector<std::string> command_line() {
     begin = end == std::string::npos ? text.size() : end + 1;
   }
   return words;
-}
-
-std::string host_name() {
-  std::array<char, 256> name{};
-  return ::gethostname(name.data(), name.size() - 1) == 0 ? name.data() : "";
 }
 
 std::string utc_now() {

@@ -75,8 +75,10 @@ struct Run {
     return all;
   }
 
-  /// The transfer hooks of the data module around the move to the device.
+  /// The precision's floating-point format, and the transfer hooks of the data module around the
+  /// move to the device.
   Batch transfer(Batch batch) {
+    batch = precision.convert_input(std::move(batch));
     batch = data.on_before_batch_transfer(std::move(batch));
     batch = data.transfer_batch_to_device(std::move(batch), strategy.device());
     return data.on_after_batch_transfer(std::move(batch));

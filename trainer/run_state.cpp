@@ -129,11 +129,7 @@ uint64_t SavedRun::seed() const {
 }
 
 Progress SavedRun::progress() const {
-  return reading(path(), [&] {
-    const auto& loop = state_.at("loop");
-    return Progress{loop.at("current_epoch"), loop.at("global_step"), loop.at("batch_idx"),
-                    loop.at("batches"),       loop.at("samples"),     loop.at("stepped_batches")};
-  });
+  return reading(path(), [&] { return state_.at("loop").get<Progress>(); });
 }
 
 void SavedRun::restore_weights(Module& module) const {

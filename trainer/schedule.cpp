@@ -13,27 +13,18 @@ using Unit = Duration::Unit;
 
 constexpr int64_t kDefaultMaxEpochs = 1000;
 
-/// Batches from one validation to the next.
-int64_t interval_in_batches(const TrainerConfig& config, int64_t num_batches) {
-  if (const auto* fraction = std::get_if<double>(&config.val_check_interval)) {
-    if (num_batches == kAllBatches) {
-      if (*fraction != 1.0) {
-        throw ConfigError(
-            fmt::format("trainer.val_check_interval: {} of an epoch whose number of batches nobody "
-                        "knows. Write "
-                        "a number of batches, a duration, or 1.0.",
-                        *fraction));
-      }
-      return kAllBatches;
-    }
-    return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(num_batches) * *fraction));
+/// The batches of an epoch that a fraction of it stands for.
+int64_t batches_of(double fraction, int64_t num_batches) {
+  if (num_batches != kAllBatches) {
+    return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(num_batches) * fraction));
   }
-  if (const auto* count = std::get_if<int64_t>(&config.val_check_interval)) {
-    return *count;
+  if (fraction != 1.0) {
+    throw ConfigError(fmt::format(
+        "trainer.val_check_interval: {} of an epoch whose number of batches nobody knows. Write a "
+        "number of batches, a duration, or 1.0.",
+        fraction));
   }
-  const auto& duration = std::get<Duration>(config.val_check_interval);
-  const auto count = static_cast<int64_t>(duration.count);
-  return duration.unit == Unit::kSteps ? count * config.accumulate_grad_batches.at(0) : count;
+  return kAllBatches;
 }
 
 }  // namespace
@@ -75,20 +66,43 @@ bool TrainingLimits::may_stop(const Progress& progress) const {
   return progress.current_epoch >= min_epochs_ && progress.global_step >= min_steps_;
 }
 
+int64_t TrainingLimits::max_steps(int64_t num_batches,
+                                  const Accumulation& accumulate_grad_batches) const {
+  if (max_epochs_ < 0 || num_batches == kAllBatches) {
+    return max_steps_;
+  }
+  int64_t steps = 0;
+  for (int64_t epoch = 0; epoch < max_epochs_; ++epoch) {
+    const int64_t window = accumulate_grad_batches.at(epoch);
+    steps += (num_batches + window - 1) / window;
+  }
+  return max_steps_ < 0 ? steps : std::min(max_steps_, steps);
+}
+
 ValidationSchedule::ValidationSchedule(const TrainerConfig& config, int64_t num_batches)
     : every_n_epochs_(config.check_val_every_n_epoch) {
-  const auto* duration = std::get_if<Duration>(&config.val_check_interval);
-  if (duration != nullptr && duration->is_time()) {
-    seconds_ = duration->count;
+  if (const auto* duration = std::get_if<Duration>(&config.val_check_interval)) {
+    if (duration->is_time()) {
+      seconds_ = duration->count;
+      return;
+    }
+    counted_ = duration->unit == Unit::kSteps ? Counted::kSteps : Counted::kBatches;
+    interval_ = static_cast<int64_t>(duration->count);
     return;
   }
-  batches_ = interval_in_batches(config, num_batches);
-  if (batches_ > num_batches && every_n_epochs_) {
+  if (const auto* fraction = std::get_if<double>(&config.val_check_interval)) {
+    interval_ = batches_of(*fraction, num_batches);
+    return;
+  }
+  interval_ = std::get<int64_t>(config.val_check_interval);
+  if (!every_n_epochs_) {
+    counted_ = Counted::kBatches;
+  } else if (interval_ > num_batches) {
     throw ConfigError(fmt::format(
         "trainer.val_check_interval: {} batches, but an epoch has {}: validation would never run. "
         "Give at most {}, or a fraction of an epoch as a float (1.0), or check_val_every_n_epoch: "
         "null to count batches across epochs.",
-        batches_, num_batches, num_batches));
+        interval_, num_batches, num_batches));
   }
 }
 
@@ -97,7 +111,12 @@ bool ValidationSchedule::runs_in_epoch(int64_t epoch) const {
 }
 
 int64_t ValidationSchedule::position(const Progress& progress) const {
-  return every_n_epochs_ ? progress.batch_idx : progress.batches;
+  switch (counted_) {
+    case Counted::kBatchesOfEpoch: return progress.batch_idx;
+    case Counted::kBatches: return progress.batches;
+    case Counted::kSteps: return progress.stepped_batches;
+  }
+  return 0;
 }
 
 bool ValidationSchedule::is_due(const Progress& progress, double training_s,
@@ -109,11 +128,11 @@ bool ValidationSchedule::is_due(const Progress& progress, double training_s,
   if (seconds_) {
     return training_s - ran_at_s_ >= *seconds_;
   }
-  if (batches_ == kAllBatches) {
+  if (interval_ == kAllBatches) {
     return epoch_is_over;
   }
   // Once a multiple of the interval was passed since it ran last.
-  return at / batches_ > std::max<int64_t>(ran_at_, 0) / batches_;
+  return at / interval_ > std::max<int64_t>(ran_at_, 0) / interval_;
 }
 
 void ValidationSchedule::ran(const Progress& progress, double training_s) {
@@ -122,7 +141,7 @@ void ValidationSchedule::ran(const Progress& progress, double training_s) {
 }
 
 void ValidationSchedule::begin_epoch() {
-  if (every_n_epochs_) {
+  if (counted_ == Counted::kBatchesOfEpoch) {
     ran_at_ = -1;
   }
 }

@@ -16,6 +16,11 @@ class TrainingLimits {
  public:
   explicit TrainingLimits(const TrainerConfig& config);
 
+  /// -1 where epochs are not limited.
+  int64_t max_epochs() const { return max_epochs_; }
+  /// The optimizer steps of a run whose epochs have `num_batches` batches; -1 where nobody knows.
+  int64_t max_steps(int64_t num_batches, const Accumulation& accumulate_grad_batches) const;
+
   /// A maximum is reached. `training_s`: seconds of training so far, resumed runs included.
   bool is_reached(const Progress& progress, double training_s) const;
   /// min_epochs and min_steps are met: should_stop may take effect.
@@ -28,7 +33,8 @@ class TrainingLimits {
   std::optional<double> max_samples_, max_batches_, max_seconds_;
 };
 
-/// val_check_interval and check_val_every_n_epoch.
+/// val_check_interval and check_val_every_n_epoch. A number of batches counts anew in each epoch,
+/// a duration (500step, 200batch, 30min) since training began.
 class ValidationSchedule {
  public:
   /// `num_batches`: of a training epoch, kAllBatches where only its end tells. Throws ConfigError
@@ -49,11 +55,12 @@ class ValidationSchedule {
   void load_state_dict(const nlohmann::json& state);
 
  private:
-  /// What intervals count: batches of this epoch, or of all epochs.
+  enum class Counted { kBatchesOfEpoch, kBatches, kSteps };
   int64_t position(const Progress& progress) const;
 
   std::optional<int64_t> every_n_epochs_;
-  int64_t batches_ = 0;  // between two validations; kAllBatches: at the end of the epoch
+  Counted counted_ = Counted::kBatchesOfEpoch;
+  int64_t interval_ = 0;  // between two validations; kAllBatches: at the end of the epoch
   std::optional<double> seconds_;
   int64_t ran_at_ = -1;  // position after which it ran last
   double ran_at_s_ = 0;

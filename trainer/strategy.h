@@ -52,6 +52,10 @@ class Strategy {
   /// Reduces `tensor` over the ranks in place. Collective: yes.
   virtual void all_reduce(torch::Tensor& tensor, ReduceOp op) = 0;
 
+  /// The tensors of all ranks in their order: [world_size, ...]; of the same shape on every rank.
+  /// Collective: yes.
+  virtual torch::Tensor all_gather(const torch::Tensor& tensor) = 0;
+
   /// Returns when every rank has called it. Collective: yes.
   virtual void barrier() = 0;
 

@@ -45,27 +45,19 @@ TrainerConfig resolved(const TrainerConfig& config) {
   return result;
 }
 
-/// Autograd's anomaly mode, on or off for a scope.
-class AnomalyScope {
- public:
-  explicit AnomalyScope(bool enabled) : before_(Mode::is_enabled()) { Mode::set_enabled(enabled); }
-  AnomalyScope(const AnomalyScope&) = delete;
-  AnomalyScope& operator=(const AnomalyScope&) = delete;
-  ~AnomalyScope() { Mode::set_enabled(before_); }
-
- private:
-  using Mode = torch::autograd::AnomalyMode;
-  const bool before_;
-};
-
 /// LibTorch's global switches as the settings say, while a stage runs.
 class GlobalSwitches {
  public:
-  explicit GlobalSwitches(const TrainerConfig& config)
+  GlobalSwitches(const TrainerConfig& config, const Precision& precision)
       : deterministic_(context().deterministicAlgorithms()),
         warn_only_(context().deterministicAlgorithmsWarnOnly()),
-        benchmark_(context().benchmarkCuDNN()),
-        anomaly_(config.detect_anomaly || torch::autograd::AnomalyMode::is_enabled()) {
+        benchmark_(context().benchmarkCuDNN()) {
+    if (precision.dtype() != at::kFloat) {
+      default_dtype_.emplace(precision.dtype());
+    }
+    if (config.detect_anomaly && !torch::autograd::AnomalyMode::is_enabled()) {
+      anomaly_.emplace();
+    }
     if (config.deterministic != "off") {
       context().setDeterministicAlgorithms(true, config.deterministic == "warn");
     }
@@ -82,7 +74,8 @@ class GlobalSwitches {
   static at::Context& context() { return at::globalContext(); }
 
   const bool deterministic_, warn_only_, benchmark_;
-  const AnomalyScope anomaly_;
+  std::optional<torch::autograd::DetectAnomalyGuard> anomaly_;
+  std::optional<DefaultDtypeScope> default_dtype_;
 };
 
 }  // namespace
@@ -203,10 +196,10 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
     ~Cleanup() {
       trainer.fit_loop_.reset();
       trainer.run_.reset();
-      trainer.lock_.reset();
+      trainer.release_run_directory();
     }
   } const cleanup{*this};
-  const GlobalSwitches switches(config_);
+  const GlobalSwitches switches(config_, *precision_);
   stage_ = stage;
   stop_signal_ = 0;
   callbacks_are_used_ = true;
@@ -271,7 +264,6 @@ void Trainer::tell_of_failure(const std::exception& error) {
   for (const auto& logger : loggers_) {
     attempt([&] { logger->finalize("failed"); });
   }
-  attempt([&] { release_run_directory(); });
 }
 
 void Trainer::set_up(const SavedRun* saved) {
@@ -284,6 +276,7 @@ void Trainer::set_up(const SavedRun* saved) {
   run_->callbacks.call<&C::setup>(stage_);
   run_->module.setup(stage_);
   run_->module.configure_model();
+  precision_->convert_module(run_->module);
   if (saved != nullptr) {
     saved->restore_model(*run_);
     if (stage_ == Stage::kFit) {
@@ -348,7 +341,7 @@ void Trainer::release_run_directory() {
   if (lock_) {
     std::error_code error;
     if (std::filesystem::is_empty(run_dir(), error) && !error) {
-      std::filesystem::remove(run_dir());
+      std::filesystem::remove(run_dir(), error);
       run_directory_.reset();
     }
     lock_.reset();

@@ -17,7 +17,7 @@
 
 #include <trainer/callback.h>
 #include <trainer/data/data_module.h>
-#include <trainer/metrics.h>
+#include <trainer/metric_collector.h>
 #include <trainer/module.h>
 #include <trainer/optim/optimizer_choice.h>
 #include <trainer/progress.h>

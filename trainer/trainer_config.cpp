@@ -49,6 +49,19 @@ int64_t Accumulation::at(int64_t epoch) const {
 
 namespace config {
 
+void Codec<FastDevRun>::read(const Node& n, const std::string& path, Diagnostics& d,
+                             FastDevRun& out) {
+  const bool is_bool = n.is_scalar() && (n.text() == "true" || n.text() == "false");
+  if (is_bool) {
+    out = n.text() == "true";
+    return;
+  }
+  Codec<int64_t>::read(n, path, d, out.batches);
+  if (out.batches < 0) {
+    d.add(n.mark, path, "is " + n.describe() + ": must be at least 0.");
+  }
+}
+
 void Codec<Accumulation>::read(const Node& n, const std::string& path, Diagnostics& d,
                                Accumulation& out) {
   std::map<int64_t, int64_t> by_epoch;
@@ -119,11 +132,11 @@ TrainerConfig TrainerConfig::with_modes_applied() const {
   if (config.overfits()) {
     config.limit_train_batches = config.limit_val_batches = config.overfit_batches;
   }
-  if (fast_dev_run > 0) {
-    config.limit_train_batches = config.limit_val_batches = fast_dev_run;
-    config.limit_test_batches = config.limit_predict_batches = fast_dev_run;
+  if (const int64_t batches = fast_dev_run.batches; batches > 0) {
+    config.limit_train_batches = config.limit_val_batches = batches;
+    config.limit_test_batches = config.limit_predict_batches = batches;
     config.max_epochs = 1;
-    config.max_steps = fast_dev_run;
+    config.max_steps = batches;
     config.val_check_interval = 1.0;
     config.check_val_every_n_epoch = 1;
     config.num_sanity_val_steps = 0;

@@ -2,6 +2,7 @@
 // The settings of a Trainer: what YAML has under `trainer:`, and what a hand-made Trainer takes.
 // Names, meaning and defaults are Lightning's where Lightning has them.
 
+#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <map>
@@ -41,7 +42,21 @@ class Accumulation {
   std::map<int64_t, int64_t> by_epoch_;
 };
 
+/// Batches of each stage that a trial run takes, 0 for a real run; true is 1.
+struct FastDevRun {
+  int64_t batches = 0;
+  FastDevRun() = default;
+  template <std::integral T>
+  FastDevRun(T n) : batches(static_cast<int64_t>(n)) {}  // NOLINT: implicit as a number or a bool
+};
+
 namespace config {
+template <>
+struct Codec<FastDevRun> {
+  static std::string type() { return "int or bool"; }
+  static void read(const Node& n, const std::string& path, Diagnostics& d, FastDevRun& out);
+  static Node write(const FastDevRun& value) { return config::write(value.batches); }
+};
 template <>
 struct Codec<Accumulation> {
   static std::string type() { return "int, or map from epoch to int"; }
@@ -68,7 +83,7 @@ struct TrainerConfig {
   BatchLimit limit_test_batches = 1.0;
   BatchLimit limit_predict_batches = 1.0;
   BatchLimit overfit_batches = int64_t{0};
-  int64_t fast_dev_run = 0;
+  FastDevRun fast_dev_run = {};
   CheckInterval val_check_interval = 1.0;
   std::optional<int64_t> check_val_every_n_epoch = 1;
   int64_t reload_dataloaders_every_n_epochs = 0;
@@ -101,7 +116,10 @@ struct TrainerConfig {
         field<&T::min_steps>("Optimizer steps before which nothing stops training early.",
                              at_least(0)),
         field<&T::accelerator>("Kind of device: auto or cpu."),
-        field<&T::precision>("Number format.", one_of("32-true", "bf16-mixed")),
+        field<&T::precision>(
+            "Number format: of everything (-true), or of matrix products only (-mixed).",
+            one_of("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "32",
+                   "64", "16", "bf16")),
         field<&T::strategy>("How a step is spread over devices: auto or single_device."),
         field<&T::accumulate_grad_batches>(
             "Batches whose gradients make one optimizer step; {0: 8, 4: 2} changes it at epoch 4."),
@@ -122,12 +140,11 @@ struct TrainerConfig {
             "for all data.",
             at_least(0)),
         field<&T::fast_dev_run>(
-            "Try everything once: so many batches of each stage, one epoch, nothing written; 0 for "
-            "a real run.",
-            at_least(0)),
+            "Try everything once: so many batches of each stage (true: 1), one epoch, nothing "
+            "written; 0 for a real run."),
         field<&T::val_check_interval>(
-            "Validate every so many batches, after this fraction of an epoch, or after a duration "
-            "(30min, 500step); at the next optimizer step's end."),
+            "Validate every so many batches of an epoch, after this fraction of one, or every "
+            "duration of training (30min, 500step); at the next optimizer step's end."),
         field<&T::check_val_every_n_epoch>(
             "Validate in every so many epochs; null: val_check_interval counts across epochs.",
             at_least(1)),

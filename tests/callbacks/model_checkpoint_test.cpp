@@ -216,7 +216,8 @@ TEST(ModelCheckpointInit, RefusesSettingsThatExcludeEachOther) {
   EXPECT_EQ(thrown<ConfigError>([] {
               ModelCheckpoint::Init{.every_n_train_steps = 1, .every_n_epochs = 1}.validate();
             }),
-            "every_n_train_steps and every_n_epochs exclude each other. Give one of them.");
+            "every_n_train_steps, train_time_interval and every_n_epochs exclude each other. Give "
+            "one of them.");
   EXPECT_EQ(thrown<ConfigError>([] { ModelCheckpoint::Init{.save_top_k = 2}.validate(); }),
             "save_top_k is 2 without a monitor. Name the metric in monitor, or use -1, 0 or 1.");
 }

@@ -85,7 +85,7 @@ TEST(ModuleState, HoldsTiedWeightsOnceAndLoadsThemForAll) {
 TEST(ModuleState, OfAnotherArchitectureIsRefusedWithEveryDifference) {
   const TempDir dir;
   safetensors::save(
-      dir / "m", {{"bias", torch::zeros({3}, torch::kFloat64)}, {"extra", torch::zeros({1, 7})}});
+      dir / "m", {{"bias", torch::zeros({3}, torch::kInt64)}, {"extra", torch::zeros({1, 7})}});
   torch::nn::Linear linear(2, 3);
   const auto before = linear->weight.detach().clone();
   EXPECT_EQ(
@@ -93,11 +93,21 @@ TEST(ModuleState, OfAnotherArchitectureIsRefusedWithEveryDifference) {
       (dir / "m").string() +
           ": belongs to another architecture:\n"
           "  missing in the checkpoint: weight [3, 2] Float\n"
-          "  other shape: bias is [3] Double in the checkpoint, [3] Float in the module\n"
+          "  other shape: bias is [3] Long in the checkpoint, [3] Float in the module\n"
           "  not in the module: extra [1, 7] Float\n"
           "  Use the configuration that the checkpoint was made with (config.yaml lies in it), or "
           "another checkpoint.");
   EXPECT_TRUE(torch::equal(linear->weight, before));
+}
+
+TEST(ModuleState, IsConvertedToTheModulesFloatingPointFormat) {
+  const TempDir dir;
+  const auto weight = torch::full({3, 2}, 0.5, torch::kBFloat16);
+  safetensors::save(dir / "m", {{"weight", weight}, {"bias", torch::ones({3}, torch::kFloat64)}});
+  torch::nn::Linear linear(2, 3);
+  load_module_state(*linear, safetensors::File(dir / "m"));
+  EXPECT_TRUE(torch::equal(linear->weight, torch::full({3, 2}, 0.5)));
+  EXPECT_TRUE(torch::equal(linear->bias, torch::ones({3})));
 }
 
 TEST(InitModuleState, TakesWhatFitsAndTellsOfTheRest) {

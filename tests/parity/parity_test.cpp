@@ -70,7 +70,7 @@ struct Scenario {
   std::string precision = "32-true";
 };
 
-const std::string kAdamW = "{class_path: AdamW, init_args: {lr: 2.0e-3, weight_decay: 0.01}}";
+const std::string kAdamW = "{class_path: AdamW, init_args: {lr: 1.0e-3, weight_decay: 0.01}}";
 
 std::vector<Scenario> scenarios() {
   return {
@@ -82,7 +82,7 @@ std::vector<Scenario> scenarios() {
        .lr_scheduler =
            "{class_path: WarmupCosineLR, init_args: {warmup_steps: 20, total_steps: 200}}"},
       {.name = "two_groups",
-       .optimizer = "{class_path: AdamW, init_args: {lr: 2.0e-3, weight_decay: 0.1, "
+       .optimizer = "{class_path: AdamW, init_args: {lr: 1.0e-3, weight_decay: 0.1, "
                     "no_decay: '.*bias|.*ln.*'}}"},
       {.name = "bf16", .optimizer = kAdamW, .precision = "bf16-mixed"},
   };
@@ -139,23 +139,13 @@ TEST_P(Parity, WithLightningsLossCurve) {
   RecordedBatches data(model);
   trainer.fit(*module, data);
 
-  // bfloat16 has 8 bits: the order of a sum shows in the third digit, and grows while training. In
-  // the GPT Adam divides rounding noise by its own size where gradients vanish, so that with other
-  // group orders or a learning rate that differs in its last bit the difference grows with the
-  // steps: there the first 50 are held to 1e-5, and all to what was seen.
-  const bool is_bf16 = scenario.precision == "bf16-mixed";
-  const bool grows =
-      model == "gpt" && (scenario.name == "two_groups" || scenario.name == "warmup_cosine");
-  const double tolerance = is_bf16 ? 3e-2 : grows ? 2e-2 : 1e-5;
-  const double early_tolerance = is_bf16 ? 3e-2 : 1e-5;
+  // bfloat16 has 8 bits: the order of a sum shows in the third digit, and grows while training.
+  const double tolerance = scenario.precision == "bf16-mixed" ? 3e-2 : 1e-5;
   ASSERT_EQ(losses().size(), kSteps);
   double worst = 0;
   for (size_t i = 0; i < losses().size(); ++i) {
     const double theirs = expected[i].get<double>();
     worst = std::max(worst, std::abs(losses()[i] - theirs) / std::abs(theirs));
-    if (i < 50) {
-      EXPECT_LT(worst, early_tolerance) << "step " << i;
-    }
   }
   EXPECT_LT(worst, tolerance);
   RecordProperty("largest_relative_difference", std::to_string(worst));

@@ -23,6 +23,9 @@ class ToyData : public DataModule {
   DataLoader test_dataloader() override { return {data_, {.batch_size = 16}}; }
   DataLoader predict_dataloader() override { return {data_, {.batch_size = 16}}; }
 
+ protected:
+  std::shared_ptr<TensorDataset> dataset() const { return data_; }
+
  private:
   int64_t batch_size_;
   std::shared_ptr<TensorDataset> data_;
@@ -55,7 +58,7 @@ class ToyModule : public Module {
   torch::Tensor predict_step(const Batch& batch, int64_t) override { return forward(batch[0]); }
 
   OptimizerConfig configure_optimizers() override {
-    auto optimizer = std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(0.01));
+    auto optimizer = std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(0.01).eps(1e-4));
     auto schedule = std::make_unique<WarmupCosineLR>(*optimizer, 5, 200);
     return {std::move(optimizer), {.scheduler = std::move(schedule), .interval = Interval::kStep}};
   }

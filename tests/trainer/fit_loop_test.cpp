@@ -167,6 +167,31 @@ TEST(FitLoop, ChangesAccumulationByEpoch) {
   EXPECT_EQ(trainer.progress().global_step, 2 + 2 + 10);
 }
 
+TEST(FitLoop, TellsItsLengthToConfigureOptimizers) {
+  class Asking : public ToyModule {
+   public:
+    OptimizerConfig configure_optimizers() override {
+      steps = estimated_stepping_batches();
+      return ToyModule::configure_optimizers();
+    }
+    int64_t steps = 0;
+  };
+  ToyData data;  // 13 batches in an epoch
+  const auto told = [&](auto... change) {
+    Asking module;
+    TrainerConfig config = quiet();
+    config.max_epochs = 2;
+    (change(config), ...);
+    Trainer(config).fit(module, data);
+    return module.steps;
+  };
+  EXPECT_EQ(told(), 26);
+  EXPECT_EQ(told([](auto& c) { c.accumulate_grad_batches = 4; }), 8);
+  EXPECT_EQ(told([](auto& c) { c.accumulate_grad_batches = Accumulation({{0, 13}, {1, 1}}); }), 14);
+  EXPECT_EQ(told([](auto& c) { c.max_steps = 5; }), 5);
+  EXPECT_EQ(told([](auto& c) { c.max_epochs.reset(), c.max_duration = Duration("3batch"); }), -1);
+}
+
 TEST(FitLoop, StepsASchedulerThatFollowsAMetric) {
   class Plateau : public ToyModule {
    public:

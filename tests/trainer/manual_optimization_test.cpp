@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <trainer/precision.h>
+
 #include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
 #include <tests/support/toy.h>
@@ -20,10 +22,14 @@ class ByHand : public ToyModule {
     auto loss = ToyModule::training_step(batch, batch_idx);
     step_optimizer.zero_grad();
     manual_backward(loss);
+    if (clip_norm > 0) {
+      step_optimizer.clip_by_norm(clip_norm);
+    }
     step_optimizer.step();
     lr_schedulers().at(0)->step();
     return loss;
   }
+  double clip_norm = 0;
 };
 
 TrainerConfig steps(int64_t max_steps) {
@@ -41,19 +47,29 @@ torch::Tensor flat(const Module& module) {
 }
 
 TEST(ManualOptimization, EqualsTheAutomaticOneBitForBit) {
-  const auto train = [](Module& module) {
-    seed_everything(3);
-    ToyData data;
-    Trainer trainer(steps(30));
-    trainer.fit(module, data);
-    EXPECT_EQ(trainer.progress().global_step, 30);
-    return flat(module);
-  };
-  seed_everything(1);
-  ToyModule automatic;
-  seed_everything(1);
-  ByHand by_hand;
-  EXPECT_TRUE(torch::equal(train(automatic), train(by_hand)));
+  for (const auto& precision : Precision::names()) {
+    const auto train = [&](Module& module, std::optional<double> clip_norm) {
+      seed_everything(3);
+      ToyData data;
+      TrainerConfig config = steps(30);
+      config.precision = precision;
+      config.gradient_clip_val = clip_norm;
+      Trainer trainer(config);
+      trainer.fit(module, data);
+      EXPECT_EQ(trainer.progress().global_step, 30);
+      return flat(module);
+    };
+    for (const double clip_norm : {0.0, 0.1}) {
+      seed_everything(1);
+      ToyModule automatic;
+      seed_everything(1);
+      ByHand by_hand;
+      by_hand.clip_norm = clip_norm;
+      const auto setting = clip_norm > 0 ? std::optional(clip_norm) : std::nullopt;
+      EXPECT_TRUE(torch::equal(train(automatic, setting), train(by_hand, std::nullopt)))
+          << precision << ", clip " << clip_norm;
+    }
+  }
 }
 
 /// Two optimizers, one for each layer, the second every other batch.

@@ -76,13 +76,38 @@ TEST(Precision, ChangedWeightsAreCastAgainInTheNextScope) {
   EXPECT_EQ(product(), 16);
 }
 
+TEST(Precision, TrueFormatsConvertParametersBuffersAndInputs) {
+  for (const auto& [name, dtype] :
+       {std::pair{"64-true", torch::kFloat64}, std::pair{"16-true", torch::kFloat16},
+        std::pair{"bf16-true", torch::kBFloat16}}) {
+    const Precision precision(name);
+    torch::nn::BatchNorm1d norm(3);
+    const auto weight = norm->weight;
+    precision.convert_module(*norm);
+    EXPECT_TRUE(weight.is_same(norm->weight)) << "optimizers know it already";
+    EXPECT_EQ(weight.scalar_type(), dtype);
+    EXPECT_EQ(norm->running_mean.scalar_type(), dtype);
+    EXPECT_EQ(norm->num_batches_tracked.scalar_type(), torch::kInt64);
+    const auto batch = precision.convert_input({torch::ones({2, 3}), torch::arange(2)});
+    EXPECT_EQ(batch[size_t{0}].scalar_type(), dtype);
+    EXPECT_EQ(batch[size_t{1}].scalar_type(), torch::kInt64);
+    EXPECT_FALSE(precision.needs_grad_scaler());
+  }
+  EXPECT_TRUE(Precision("16-mixed").needs_grad_scaler());
+  EXPECT_FALSE(Precision("bf16-mixed").needs_grad_scaler());
+}
+
 TEST(Precision, UnknownNameIsRefusedWithThoseThereAre) {
   EXPECT_EQ(thrown<ConfigError>([] { Precision("bf16-mixd"); }),
             "trainer.precision: is 'bf16-mixd'. Did you mean 'bf16-mixed'? Choose one of: 32-true, "
-            "bf16-mixed.");
+            "64-true, 16-true, bf16-true, 16-mixed, bf16-mixed.");
   for (const auto& name : Precision::names()) {
     EXPECT_EQ(Precision(name).name(), name);
   }
+  EXPECT_EQ(Precision("16").name(), "16-mixed");
+  EXPECT_EQ(Precision("bf16").name(), "bf16-mixed");
+  EXPECT_EQ(Precision("64").name(), "64-true");
+  EXPECT_THROW(Precision(""), ConfigError);
 }
 
 }  // namespace

@@ -1,10 +1,9 @@
 // A resumed run is the run that never stopped, byte for byte: weights, optimizer, schedule, random
 // numbers, data position, metrics, and the files they are written to.
 
-#include <csignal>
-
 #include <gtest/gtest.h>
 
+#include <tests/support/raise_at.h>
 #include <tests/support/temp_dir.h>
 #include <tests/support/toy.h>
 
@@ -17,29 +16,6 @@ struct Case {
   int64_t accumulate = 1;
   CheckInterval val_check_interval = 1.0;
   bool by_signal = false;
-};
-
-/// Raises a signal after a number of steps, as Ctrl-C would.
-class RaiseAt : public Callback {
- public:
-  struct Init {
-    int64_t step = 0;
-    static constexpr auto fields() {
-      return std::tuple{config::field<&Init::step>("Step to raise at.")};
-    }
-  };
-  explicit RaiseAt(Init init) : init_(init) {}
-  void on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&,
-                          int64_t) override {
-    if (init_.step > 0 && trainer.progress().global_step == init_.step && !raised_) {
-      raised_ = true;  // a second one would end the process
-      std::raise(SIGINT);
-    }
-  }
-
- private:
-  Init init_;
-  bool raised_ = false;
 };
 
 constexpr int64_t kSteps = 60;
@@ -60,7 +36,7 @@ void train(const Case& c, int64_t max_steps, const std::optional<std::string>& c
   config.callbacks = {use<EarlyStopping>({.monitor = "val_loss", .patience = 1000}),
                       "LearningRateMonitor",
                       use<ModelCheckpoint>({.monitor = "val_loss", .save_top_k = 2}),
-                      use<RaiseAt>({.step = raise_at})};
+                      use<RaiseAt>({.steps = raise_at})};
   Trainer trainer(config);
   trainer.fit(module, data, ckpt_path);
 }

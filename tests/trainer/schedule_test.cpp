@@ -10,8 +10,7 @@
 namespace trainer::test {
 namespace {
 
-/// The batches after which validation runs, in `epochs` epochs of `num_batches`, a batch being a
-/// step that takes a second.
+/// The batches after which validation runs, in `epochs` epochs of `num_batches`, each of a second.
 std::vector<int64_t> validated(const TrainerConfig& config, int64_t num_batches, int64_t epochs,
                                int64_t resumed_at = -1) {
   auto schedule = std::make_unique<ValidationSchedule>(config, num_batches);
@@ -21,6 +20,9 @@ std::vector<int64_t> validated(const TrainerConfig& config, int64_t num_batches,
     for (progress.batch_idx = 0; progress.batch_idx < num_batches;) {
       ++progress.batch_idx;
       ++progress.batches;
+      const bool is_last = progress.batch_idx == num_batches;
+      const int64_t window = config.accumulate_grad_batches.at(progress.current_epoch);
+      progress.stepped_batches += progress.batch_idx % window == 0 || is_last ? 1 : 0;
       if (progress.batches == resumed_at) {
         const auto state = schedule->state_dict();
         schedule = std::make_unique<ValidationSchedule>(config, num_batches);
@@ -69,7 +71,9 @@ TEST(ValidationSchedule, TakesTimeAndSteps) {
   EXPECT_EQ(validated(every("4s"), 5, 3), (Batches{4, 8, 12}));
   TrainerConfig config = every("2step");
   config.accumulate_grad_batches = 2;
-  EXPECT_EQ(validated(config, 5, 2), (Batches{4, 9}));
+  EXPECT_EQ(validated(config, 5, 2), (Batches{4, 7, 10})) << "windows of 2, 2 and 1 batches";
+  config.accumulate_grad_batches = Accumulation({{0, 2}, {1, 1}});
+  EXPECT_EQ(validated(config, 5, 2), (Batches{4, 6, 8, 10}));
 }
 
 TEST(ValidationSchedule, GoesOnWhereItWasSaved) {

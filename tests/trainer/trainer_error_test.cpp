@@ -130,9 +130,10 @@ TEST(Settings, AreCheckedWhenTheTrainerIsMade) {
             "batches, or 1.0 for all.");
   config = quiet();
   config.accumulate_grad_batches = 0;
-  config.precision = "bf16";
+  config.precision = "fp16";
   EXPECT_EQ(thrown<ConfigError>([&] { Trainer{config}; }),
-            "in code: trainer.precision: is 'bf16': choose one of: 32-true, bf16-mixed.\n"
+            "in code: trainer.precision: is 'fp16': choose one of: 32-true, 64-true, 16-true, "
+            "bf16-true, 16-mixed, bf16-mixed, 32, 64, 16, bf16.\n"
             "in code: trainer.accumulate_grad_batches: is '0': must be at least 1.");
 }
 
@@ -145,8 +146,8 @@ TEST(Settings, OfValidationThatNoEpochReachesAreRefused) {
   EXPECT_EQ(
       thrown<ConfigError>([&] { Trainer(config).fit(module, data); }),
       "trainer.val_check_interval: 3 batches, but an epoch has 2: validation would never run. "
-            "Give at most 2, or a fraction of an epoch as a float (1.0), or "
-            "check_val_every_n_epoch: null to count batches across epochs.");
+      "Give at most 2, or a fraction of an epoch as a float (1.0), or "
+      "check_val_every_n_epoch: null to count batches across epochs.");
 }
 
 /// Settings of a run that saves checkpoints and nothing else.

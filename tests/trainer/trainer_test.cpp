@@ -141,27 +141,41 @@ class MixedModule : public ToyModule {
   torch::Tensor training_step(const Batch& batch, int64_t batch_idx) override {
     const auto x = batch[0];
     product = x.matmul(x.t()).scalar_type();
+    made = torch::zeros({1}).scalar_type();
     auto loss = ToyModule::training_step(batch, batch_idx);
     losses.push_back(loss.item<double>());
     return loss;
   }
-  at::ScalarType product = at::kDouble;
+  at::ScalarType product = at::kByte;
+  at::ScalarType made = at::kByte;
   std::vector<double> losses;
 };
 
-TEST(Precision, Bf16MixedMultipliesInBfloat16AndTrainsFloat32) {
-  seed_everything(1);
+TEST(Precision, OfEveryKindTrains) {
+  struct Expected {
+    const char* name;
+    at::ScalarType products, weights;
+  };
   ToyData data(64, 64);
-  for (const std::string precision : {"32-true", "bf16-mixed"}) {
+  for (const auto& [name, products, weights] :
+       {Expected{"32-true", at::kFloat, at::kFloat}, Expected{"64-true", at::kDouble, at::kDouble},
+        Expected{"16-true", at::kHalf, at::kHalf},
+        Expected{"bf16-true", at::kBFloat16, at::kBFloat16},
+        Expected{"16-mixed", at::kHalf, at::kFloat},
+        Expected{"bf16-mixed", at::kBFloat16, at::kFloat}}) {
+    seed_everything(1);
     TrainerConfig config = quiet();
-    config.max_epochs = 60;
-    config.precision = precision;
+    config.max_epochs = 80;
+    config.gradient_clip_val = 1.0;
+    config.precision = name;
     MixedModule module;
     Trainer(config).fit(module, data);
-    EXPECT_EQ(module.product, precision == "32-true" ? at::kFloat : at::kBFloat16);
-    EXPECT_EQ(flat_weights(module).scalar_type(), at::kFloat);
-    EXPECT_LT(module.losses.back(), 0.7 * module.losses.front()) << precision;
+    EXPECT_EQ(module.product, products) << name;
+    EXPECT_EQ(module.made, weights) << name << ": what the step makes has the weights' dtype";
+    EXPECT_EQ(flat_weights(module).scalar_type(), weights) << name;
+    EXPECT_LT(module.losses.back(), 0.7 * module.losses.front()) << name;
   }
+  EXPECT_EQ(torch::zeros({1}).scalar_type(), at::kFloat) << "the default is back";
 }
 
 TEST(Trainer, ReturnsMetricsAndPredictions) {

@@ -69,7 +69,9 @@ void load_module_state(torch::nn::Module& module, const safetensors::File& file)
       continue;
     }
     const auto saved = file.tensor(name);
-    if (saved.sizes() != tensor.sizes() || saved.scalar_type() != tensor.scalar_type()) {
+    const bool converts = saved.is_floating_point() && tensor.is_floating_point();
+    if (saved.sizes() != tensor.sizes() ||
+        (saved.scalar_type() != tensor.scalar_type() && !converts)) {
       problems.push_back(fmt::format("other shape: {} is {} in the checkpoint, {} in the module",
                                      name, shape_of(saved), shape_of(tensor)));
     }

@@ -13,8 +13,9 @@ namespace trainer {
 /// that several names share (tied weights) comes once, under the first.
 safetensors::Tensors module_state(const torch::nn::Module& module);
 
-/// Copies the values into the module. Throws CheckpointError that lists every key that is missing,
-/// unexpected, or has another shape or dtype, with the shapes; the module is then unchanged.
+/// Copies the values into the module, converted to its floating-point formats. Throws
+/// CheckpointError that lists every key that is missing, unexpected, or has another shape or kind of
+/// dtype, with the shapes; the module is then unchanged.
 void load_module_state(torch::nn::Module& module, const safetensors::File& file);
 
 /// Fine-tuning: copies those values whose names and shapes fit, converted to the module's dtypes, and

@@ -91,6 +91,18 @@ Batch Batch::to(torch::Device device) && {
   return std::move(*this);
 }
 
+Batch Batch::to(torch::ScalarType dtype) && {
+  for (auto& tensor : tensors_) {
+    if (tensor.is_floating_point()) {
+      tensor = tensor.to(dtype);
+    }
+  }
+  for (auto& part : parts_) {
+    part = std::move(part).to(dtype);
+  }
+  return std::move(*this);
+}
+
 void Batch::throw_wrong_count(size_t expected) const {
   if (!parts_.empty()) {
     throw UsageError(fmt::format(

@@ -61,6 +61,9 @@ class Batch {
   /// The same batch with every tensor on `device`; tensors already there are shared, not copied.
   Batch to(torch::Device device) const& { return Batch(*this).to(device); }
   Batch to(torch::Device device) &&;
+  /// The same batch with every floating-point tensor in `dtype`, and integers as they are.
+  Batch to(torch::ScalarType dtype) const& { return Batch(*this).to(dtype); }
+  Batch to(torch::ScalarType dtype) &&;
 
  private:
   [[noreturn]] void throw_wrong_count(size_t expected) const;

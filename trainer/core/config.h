@@ -9,6 +9,8 @@
 // Numbers are read strictly: 010, 1_000, yes and 3.7 for an integer are refused with what to write
 // instead.
 
+#include <algorithm>
+#include <array>
 #include <concepts>
 #include <cstdint>
 #include <limits>
@@ -191,6 +193,30 @@ struct Codec<std::vector<T>> {
       node.push_back(Codec<T>::write(item));
     }
     return node;
+  }
+};
+
+template <size_t N>
+struct Codec<std::array<double, N>> {
+  static std::string type() { return Codec<std::vector<double>>::type(); }
+  static void read(const Node& n, const std::string& path, Diagnostics& d,
+                   std::array<double, N>& out) {
+    std::vector<double> values;
+    const size_t before = d.size();
+    Codec<std::vector<double>>::read(n, path, d, values);
+    if (d.size() != before) {
+      return;
+    }
+    if (values.size() != N) {
+      d.add(
+          n.mark, path,
+          "has " + std::to_string(values.size()) + " values: must have " + std::to_string(N) + ".");
+      return;
+    }
+    std::copy(values.begin(), values.end(), out.begin());
+  }
+  static Node write(const std::array<double, N>& value) {
+    return Codec<std::vector<double>>::write({value.begin(), value.end()});
   }
 };
 

@@ -106,9 +106,13 @@ std::string read_text(const Path& path, uint64_t max_bytes) {
 }
 
 void write_text_atomically(const Path& path, std::string_view text) {
+  write_atomically(path, [&](OutputFile& file) { file.write(text); });
+}
+
+void write_atomically(const Path& path, const std::function<void(OutputFile&)>& write) {
   const Path temporary = path.string() + ".tmp";
   OutputFile file(temporary);
-  file.write(text);
+  write(file);
   file.sync();
   file.close();
   fs::rename(temporary, path);

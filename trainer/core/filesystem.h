@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -20,8 +21,12 @@ using Path = std::filesystem::path;
 /// `max_bytes`.
 std::string read_text(const Path& path, uint64_t max_bytes = uint64_t{1} << 30);
 
-/// Replaces `path` by `text` so that a reader sees the old or the new content, never a part:
-/// temporary file, fsync, rename, fsync of the folder. Throws IoError.
+class OutputFile;
+
+/// Replaces `path` by what `write` writes, so that a reader sees the old or the new content, never
+/// a part: temporary file, fsync, rename, fsync of the folder. Throws IoError, and what `write`
+/// throws.
+void write_atomically(const Path& path, const std::function<void(OutputFile&)>& write);
 void write_text_atomically(const Path& path, std::string_view text);
 
 /// Creates the folder and those above it; does nothing where it exists. Throws IoError.

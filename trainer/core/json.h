@@ -2,6 +2,7 @@
 // Numbers in JSON, which has neither NaN nor infinity: those two are written as text.
 
 #include <cmath>
+#include <map>
 #include <string>
 
 #include <nlohmann/json.hpp>
@@ -24,6 +25,23 @@ inline double to_double(const nlohmann::json& number) {
     }
   }
   return number.get<double>();
+}
+
+/// The same for values by name.
+inline nlohmann::json numbers(const std::map<std::string, double>& values) {
+  auto all = nlohmann::json::object();
+  for (const auto& [name, value] : values) {
+    all[name] = number(value);
+  }
+  return all;
+}
+
+inline std::map<std::string, double> to_doubles(const nlohmann::json& numbers) {
+  std::map<std::string, double> values;
+  for (const auto& [name, value] : numbers.items()) {
+    values[name] = to_double(value);
+  }
+  return values;
 }
 
 }  // namespace trainer::json

@@ -51,7 +51,7 @@ void Adagrad::update(detail::TensorLists& lists, const detail::Options& base) {
   const auto& options = static_cast<const AdagradOptions&>(base);
   at::_fused_adagrad_(lists.parameters, lists.gradients, lists.state[0], lists.steps, options.lr(),
                       options.lr_decay(), options.weight_decay(), options.eps(),
-                      /*maximize=*/false);
+                      /*maximize=*/false, /*grad_scale=*/{}, lists.found_inf);
 }
 
 }  // namespace trainer::optim

@@ -64,8 +64,10 @@ Adam::Adam(const detail::Groups& groups, AdamOptions defaults)
 
 void Adam::update(detail::TensorLists& lists, const detail::Options& options) {
   update_with<AdamOptions>(
-      [](const auto&... arguments) { at::_fused_adam_(arguments..., /*maximize=*/false); }, lists,
-      options);
+      [&](const auto&... arguments) {
+        at::_fused_adam_(arguments..., /*maximize=*/false, /*grad_scale=*/{}, lists.found_inf);
+      },
+      lists, options);
 }
 
 AdamW::AdamW(std::vector<torch::Tensor> parameters, AdamWOptions options)
@@ -77,8 +79,10 @@ AdamW::AdamW(const detail::Groups& groups, AdamWOptions defaults)
 
 void AdamW::update(detail::TensorLists& lists, const detail::Options& options) {
   update_with<AdamWOptions>(
-      [](const auto&... arguments) { at::_fused_adamw_(arguments..., /*maximize=*/false); }, lists,
-      options);
+      [&](const auto&... arguments) {
+        at::_fused_adamw_(arguments..., /*maximize=*/false, /*grad_scale=*/{}, lists.found_inf);
+      },
+      lists, options);
 }
 
 }  // namespace trainer::optim

@@ -74,11 +74,13 @@ void TensorLists::add(const Algorithm& algorithm, const Tensor& parameter) {
   gradients.push_back(like_parameter(algorithm, parameter.grad(), parameter));
 }
 
-void TensorLists::begin_step(const Algorithm& algorithm, const Options& options, States& states) {
+void TensorLists::begin_step(const Algorithm& algorithm, const Options& options, States& states,
+                             const Tensor& skip_if) {
   link(algorithm, options, states);
   check_layouts(algorithm);
+  found_inf = skip_if.defined() ? std::optional(skip_if) : std::nullopt;
   if (algorithm.steps == Steps::kOnDevice) {
-    counters_.add_(one_);
+    counters_.add_(found_inf ? one_ - *found_inf : one_);
   } else if (algorithm.steps == Steps::kOnHost) {
     for (ParamState* own : param_states) {
       ++own->step_on_host;
@@ -89,6 +91,7 @@ void TensorLists::begin_step(const Algorithm& algorithm, const Options& options,
 void TensorLists::end_step() {
   gradients.clear();
   fresh.clear();
+  found_inf.reset();
 }
 
 void TensorLists::link(const Algorithm& algorithm, const Options& options, States& states) {

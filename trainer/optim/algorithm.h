@@ -7,6 +7,7 @@
 #include <functional>
 #include <initializer_list>
 #include <memory>
+#include <optional>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -41,7 +42,9 @@ enum class Steps { kNotCounted, kOnHost, kOnDevice };
 struct Algorithm {
   const char* name = nullptr;  ///< In messages; its options are trainer::optim::<name>Options.
   Steps steps = Steps::kNotCounted;
-  bool fused = false;  ///< Whether a kernel walks through the memory and looks at no strides.
+  /// Whether a fused kernel does the update: it walks through the memory, looks at no strides, and
+  /// takes found_inf.
+  bool fused = false;
   /// Whether LibTorch does not know its options: it gives a group the defaults in their place.
   bool own_options = false;
   std::vector<StateTensor> state = {};                  ///< At most kMaxStateTensors.
@@ -84,13 +87,16 @@ struct TensorLists {
   Tensors gradients;  ///< With the strides of the parameters; never to be changed.
   std::array<Tensors, kMaxStateTensors> state;  ///< Empty where the options need none.
   std::vector<ParamState*> param_states;
-  std::vector<size_t> fresh;  ///< Indices of the parameters with state made in this step.
-  Tensors steps;              ///< Steps::kOnDevice: views of `counters_`, this step counted.
+  std::vector<size_t> fresh;        ///< Indices of the parameters with state made in this step.
+  Tensors steps;                    ///< Steps::kOnDevice: views of `counters_`, this step counted.
+  std::optional<Tensor> found_inf;  ///< Nothing is updated where its value is 1.
 
   void add(const Algorithm& algorithm, const Tensor& parameter);
   /// Collects the state of the parameters that have a gradient now, makes it where there is none,
-  /// and counts the step. Throws UsageError for a parameter that was converted since the last one.
-  void begin_step(const Algorithm& algorithm, const Options& options, States& states);
+  /// and counts the step unless it is skipped. Throws UsageError for a parameter that was converted
+  /// since the last one.
+  void begin_step(const Algorithm& algorithm, const Options& options, States& states,
+                  const Tensor& skip_if);
   void end_step();
 
  private:

@@ -6,7 +6,6 @@
 //
 // Defaults are those of the optimizers. `no_decay` and `groups` are optim::GroupRules.
 
-#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -18,34 +17,6 @@
 
 #include <trainer/core/config.h>
 #include <trainer/optim/optimizer_factory.h>
-
-namespace trainer::config {
-
-template <size_t N>
-struct Codec<std::array<double, N>> {
-  static std::string type() { return Codec<std::vector<double>>::type(); }
-  static void read(const Node& n, const std::string& path, Diagnostics& d,
-                   std::array<double, N>& out) {
-    std::vector<double> values;
-    const size_t before = d.size();
-    Codec<std::vector<double>>::read(n, path, d, values);
-    if (d.size() != before) {
-      return;
-    }
-    if (values.size() != N) {
-      d.add(
-          n.mark, path,
-          "has " + std::to_string(values.size()) + " values: must have " + std::to_string(N) + ".");
-      return;
-    }
-    std::copy(values.begin(), values.end(), out.begin());
-  }
-  static Node write(const std::array<double, N>& value) {
-    return Codec<std::vector<double>>::write({value.begin(), value.end()});
-  }
-};
-
-}  // namespace trainer::config
 
 namespace trainer::optim::factory {
 

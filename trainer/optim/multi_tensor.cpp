@@ -105,6 +105,10 @@ Tensor MultiTensorOptimizer::step(LossClosure closure) {
     loss = closure();
   }
   const torch::NoGradGuard no_grad;
+  const Tensor found_inf = std::exchange(found_inf_, {});
+  if (found_inf.defined() && !algorithm_->fused && found_inf.item<float>() != 0) {
+    return loss;
+  }
   lists_.resize(param_groups_.size());
   for (size_t i = 0; i < param_groups_.size(); ++i) {
     Options& options = param_groups_[i].options();
@@ -113,7 +117,7 @@ Tensor MultiTensorOptimizer::step(LossClosure closure) {
     begin_group(options);
     for (TensorLists& lists : lists_[i]) {
       if (!lists.gradients.empty()) {
-        lists.begin_step(*algorithm_, options, state_);
+        lists.begin_step(*algorithm_, options, state_, found_inf);
         update(lists, options);
         lists.end_step();
       }

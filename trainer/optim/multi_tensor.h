@@ -3,6 +3,7 @@
 // do with groups, gradients, state and checkpoints is the same, only the update differs.
 
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include <torch/optim/optimizer.h>
@@ -34,6 +35,11 @@ class MultiTensorOptimizer : public torch::optim::Optimizer, public StatefulOpti
   /// Syncs: no.
   torch::Tensor step(LossClosure closure = nullptr) override;
 
+  /// Makes the next step change nothing, counters included, where the value of `found_inf`, a
+  /// float32 scalar on the parameters' device, is 1 by then. The step syncs unless its kernel is a
+  /// fused one (Adam, AdamW, SGD, Adagrad), which reads the flag on the device.
+  void skip_next_step_if(torch::Tensor found_inf) { found_inf_ = std::move(found_inf); }
+
   OptimizerState optimizer_state() const override;
   void load_optimizer_state(const OptimizerState& state) override;
 
@@ -53,6 +59,7 @@ class MultiTensorOptimizer : public torch::optim::Optimizer, public StatefulOpti
   void check_groups() const;
 
   const detail::Algorithm* algorithm_;
+  torch::Tensor found_inf_;  // undefined: the next step is not skipped
   /// For each group one for each device and dtype among its parameters.
   std::vector<std::vector<detail::TensorLists>> lists_;
 };

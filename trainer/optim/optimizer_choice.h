@@ -24,18 +24,13 @@ struct OptimizerChoice {
   /// `total_steps`: how often the run will step the schedule, -1 where nobody knows. Throws
   /// ConfigError for arguments that the module or the run cannot do with.
   OptimizerConfig create(const torch::nn::Module& module, int64_t total_steps) const {
-    auto made = optimizer.create()->create(module);
-    LRSchedulerConfig schedule;
+    OptimizerConfig config(optimizer.create()->create(module));
     if (lr_scheduler) {
-      schedule = {.scheduler = lr_scheduler->create()->create(*made, {.total_steps = total_steps}),
+      auto& made = *config.entries().front().optimizer;
+      config.add({.scheduler = lr_scheduler->create()->create(made, {.total_steps = total_steps}),
                   .interval = interval,
                   .frequency = frequency,
-                  .monitor = monitor};
-    }
-    OptimizerConfig config;
-    config.entries().push_back({std::move(made)});
-    if (schedule.scheduler != nullptr) {
-      config.add(std::move(schedule));
+                  .monitor = monitor});
     }
     return config;
   }

@@ -23,7 +23,10 @@ namespace {
 using Own = ScheduleFreeAdamWOptions;
 
 constexpr const char* kName = "ScheduleFreeAdamW";
-constexpr size_t kZ = 0;  // Where the newest iterate stands in the lists of the state.
+// Where they stand in the lists of the state: the newest iterate, and the training version of the
+// parameters while these hold the average. Computing it back would round.
+constexpr size_t kZ = 0;
+constexpr size_t kY = 2;
 
 void check(const Own& options) {
   detail::check_at_least_0(kName, {{"lr", options.lr()},
@@ -59,7 +62,8 @@ const detail::Algorithm& algorithm() {
     result.state = {{.name = "z",
                      .make = [](const torch::Tensor& parameter,
                                 const detail::Options&) { return parameter.detach().clone(); }},
-                    {.name = "exp_avg_sq"}};
+                    {.name = "exp_avg_sq"},
+                    {.name = "y", .needed = [](const detail::Options&) { return false; }}};
     return result;
   }();
   return kAlgorithm;
@@ -95,7 +99,8 @@ void ScheduleFreeAdamW::update(detail::TensorLists& lists, const detail::Options
   const auto& options = static_cast<const Own&>(base);
   const auto [beta1, beta2] = options.betas();
   const detail::Tensors& y = lists.parameters;
-  const auto& [z, exp_avg_sqs, unused] = lists.state;
+  const detail::Tensors& z = lists.state[kZ];
+  const detail::Tensors& exp_avg_sqs = lists.state[1];
   at::_foreach_mul_(exp_avg_sqs, beta2);
   at::_foreach_addcmul_(exp_avg_sqs, lists.gradients, lists.gradients, 1 - beta2);
   const auto denominators =
@@ -125,11 +130,18 @@ void ScheduleFreeAdamW::switch_to(bool train_mode) {
     }
     options.train_mode(train_mode);
     const double beta1 = std::get<0>(options.betas());
-    const double weight = train_mode ? 1 - beta1 : 1 - 1 / beta1;
     for (const torch::Tensor& parameter : group.params()) {
       const auto found = state_.find(parameter.unsafeGetTensorImpl());
-      if (found != state_.end()) {
-        parameter.lerp_(static_cast<const detail::ParamState&>(*found->second).tensors[kZ], weight);
+      if (found == state_.end()) {
+        continue;
+      }
+      auto& state = static_cast<detail::ParamState&>(*found->second).tensors;
+      if (train_mode) {
+        parameter.copy_(state[kY]);
+        state[kY].reset();
+      } else {
+        state[kY] = parameter.detach().clone();
+        parameter.lerp_(state[kZ], 1 - 1 / beta1);
       }
     }
   }

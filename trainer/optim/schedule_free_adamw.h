@@ -39,11 +39,11 @@ struct ScheduleFreeAdamWOptions
 };
 
 /// The parameters hold the point where gradients are taken while training, and the average, which
-/// is the result, after eval(). Use no learning rate schedule with it, and a rate 1 to 10 times
-/// AdamW's. Statistics of batch norm layers belong to the training point: let some batches pass in
-/// training mode after eval().
-/// Source: Defazio et al. 2024, arXiv:2405.15682, in the form of the authors' implementation (bias
-/// correction in the second moment, the weights of the average from the largest learning rate).
+/// is the result, after eval(), which keeps the former aside until train(). Use no learning rate
+/// schedule with it, and a rate 1 to 10 times AdamW's. Statistics of batch norm layers belong to
+/// the training point: let some batches pass in training mode after eval(). Source: Defazio et al.
+/// 2024, arXiv:2405.15682, in the form of the authors' implementation (bias correction in the
+/// second moment, the weights of the average from the largest learning rate).
 class ScheduleFreeAdamW : public MultiTensorOptimizer, public ModeSwitching {
  public:
   /// Throws UsageError for a negative option, betas outside of 0 to 1 (the first one must be above

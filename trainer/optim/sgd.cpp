@@ -1,6 +1,7 @@
 #include <trainer/optim/sgd.h>
 
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include <ATen/ops/_fused_sgd.h>
@@ -52,10 +53,11 @@ detail::Tensors select(const detail::Tensors& all, const std::vector<size_t>& fr
 }
 
 void run(const detail::Tensors& parameters, const detail::Tensors& gradients,
-         const detail::Tensors& buffers, const SGDOptions& options, bool is_first_step) {
+         const detail::Tensors& buffers, const SGDOptions& options, bool is_first_step,
+         const std::optional<torch::Tensor>& found_inf) {
   at::_fused_sgd_(parameters, gradients, buffers, options.weight_decay(), options.momentum(),
                   options.lr(), options.dampening(), options.nesterov(), /*maximize=*/false,
-                  is_first_step);
+                  is_first_step, /*grad_scale=*/{}, found_inf);
 }
 
 }  // namespace
@@ -73,13 +75,13 @@ void SGD::update(detail::TensorLists& lists, const detail::Options& base) {
   const detail::Tensors& gradients = lists.gradients;
   const detail::Tensors& buffers = lists.state[0];
   if (lists.fresh.empty() || lists.fresh.size() == parameters.size()) {
-    run(parameters, gradients, buffers, options, !lists.fresh.empty());
+    run(parameters, gradients, buffers, options, !lists.fresh.empty(), lists.found_inf);
     return;
   }
   for (const bool is_first_step : {true, false}) {
     run(select(parameters, lists.fresh, is_first_step),
         select(gradients, lists.fresh, is_first_step), select(buffers, lists.fresh, is_first_step),
-        options, is_first_step);
+        options, is_first_step, lists.found_inf);
   }
 }
 

@@ -154,14 +154,17 @@ void copy_tensors(const Tensors& saved, const std::vector<StateField>& fields,
                   const torch::Tensor& parameter) {
   for (const StateField& field : fields) {
     const auto found = saved.find(field.name);
-    if (found == saved.end()) {
-      continue;
-    }
     if (auto* const* number = std::get_if<int64_t*>(&field.value)) {
-      **number = found->second.item<int64_t>();
+      if (found != saved.end()) {
+        **number = found->second.item<int64_t>();
+      }
       continue;
     }
     torch::Tensor& own = *std::get<torch::Tensor*>(field.value);
+    if (found == saved.end()) {
+      own.reset();  // of what the optimizer did before
+      continue;
+    }
     if (!own.defined()) {
       own = field.scalar
                 ? torch::empty({}, parameter.options().dtype(torch::kFloat32).requires_grad(false))

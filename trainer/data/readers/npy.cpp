@@ -270,13 +270,10 @@ void write_npy(const fs::Path& path, const torch::Tensor& tensor) {
   }
   const auto dense = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous();
   const std::string header = header_of(dense);
-  const fs::Path temporary = path.string() + ".tmp";
-  fs::OutputFile file(temporary);
-  file.write(header);
-  file.write(dense.data_ptr(), dense.nbytes());
-  file.sync();
-  file.close();
-  fs::rename(temporary, path);
+  fs::write_atomically(path, [&](fs::OutputFile& file) {
+    file.write(header);
+    file.write(dense.data_ptr(), dense.nbytes());
+  });
 }
 
 }  // namespace trainer::data

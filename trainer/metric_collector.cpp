@@ -1,4 +1,4 @@
-#include <trainer/metrics.h>
+#include <trainer/metric_collector.h>
 
 #include <algorithm>
 #include <cmath>
@@ -32,8 +32,52 @@ double start_value(ReduceFx fx) {
   }
 }
 
-double finish(ReduceFx fx, double reduced, double weight) {
+/// NaN must not get lost in a comparison.
+double merged(ReduceFx fx, double a, double b) {
+  switch (fx) {
+    case ReduceFx::kMin: return std::isnan(b) || b < a ? b : a;
+    case ReduceFx::kMax: return std::isnan(b) || b > a ? b : a;
+    default: return a + b;
+  }
+}
+
+int64_t num_elements(const std::vector<torch::Tensor>& tensors) {
+  int64_t sum = 0;
+  for (const auto& tensor : tensors) {
+    sum += tensor.numel();
+  }
+  return sum;
+}
+
+/// The value that the columns from `at` on, [rank, {reduced, weight}], stand for; moves `at` on.
+double merged_value(ReduceFx fx, const torch::Tensor& rows, int64_t& at) {
+  const auto columns = rows.accessor<double, 2>();
+  double reduced = start_value(fx);
+  double weight = 0;
+  for (int64_t rank = 0; rank < rows.size(0); ++rank) {
+    if (columns[rank][at + 1] > 0) {
+      reduced = merged(fx, reduced, columns[rank][at]);
+      weight += columns[rank][at + 1];
+    }
+  }
+  at += 2;
   return fx == ReduceFx::kMean ? reduced / weight : reduced;
+}
+
+/// The same of a metric's state, whose elements stand one after the other.
+double merged_value(const metrics::Metric& metric, const torch::Tensor& rows, int64_t& at) {
+  std::vector<torch::Tensor> state;
+  for (size_t i = 0; i < metric.state().size(); ++i) {
+    const auto& own = metric.state()[i];
+    const auto of_ranks = rows.slice(1, at, at + own.numel()).unbind();
+    auto whole = of_ranks[0].clone();
+    for (size_t rank = 1; rank < of_ranks.size(); ++rank) {
+      metrics::merge(whole, of_ranks[rank], metric.merge_op(i));
+    }
+    state.push_back(whole.reshape(own.sizes()));
+    at += own.numel();
+  }
+  return metric.value(state).item<double>();
 }
 
 bool same(const LogOptions& a, const LogOptions& b) {
@@ -44,7 +88,7 @@ bool same(const LogOptions& a, const LogOptions& b) {
 }  // namespace
 
 MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
-                                               const LogOptions& options) {
+                                               const LogOptions& options, metrics::Metric* metric) {
   std::string suffixed;
   std::string_view name = plain_name;
   if (!suffix_.empty() && options.add_dataloader_idx) {
@@ -72,9 +116,16 @@ MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
     made.name = name;
     made.options = resolved;
     made.reduced = start_value(resolved.reduce_fx);
+    made.metric = metric;
     return entries_.emplace_back(std::move(made));
   }
   Entry& existing = entries_[found->second];
+  if (existing.metric != metric) {
+    throw UsageError(
+        fmt::format("log('{}') in {}: logged before from another metric, or as a number. Use two "
+                    "names.",
+                    name, hook_));
+  }
   if (!same(existing.options, resolved)) {
     throw UsageError(
         fmt::format("log('{}') in {}: logged before with other options (on_step, on_epoch, "
@@ -100,12 +151,31 @@ void MetricCollector::log(std::string_view name, const torch::Tensor& value,
     return;
   }
   Entry& e = entry(name, options);
-  e.fresh = e.is_new = true;
-  e.device_last = value.variable_data();  // without the graph, which would otherwise live on
-  if (*e.options.on_epoch) {
-    const auto weight = static_cast<double>(options.batch_size.value_or(batch_size_));
+  take(e, value);
+  const auto weight = static_cast<double>(options.batch_size.value_or(batch_size_));
+  if (*e.options.on_epoch && weight > 0) {
     accumulate(e, e.device_last, weight);
     e.weight += weight;
+  }
+}
+
+/// The step's value.
+void MetricCollector::take(Entry& e, const torch::Tensor& value) {
+  e.fresh = e.is_new = true;
+  if (value.is_cpu()) {
+    e.last = read_scalar(value);
+  } else {
+    e.device_last = value.variable_data();  // without the graph, which would otherwise live on
+  }
+}
+
+void MetricCollector::log(std::string_view name, metrics::Metric& metric,
+                          const LogOptions& options) {
+  Entry& e = entry(name, options, &metric);
+  e.fresh = e.is_new = true;
+  e.has_epoch = *e.options.on_epoch;
+  if (*e.options.on_step) {
+    take(e, metric.batch_value());
   }
 }
 
@@ -113,8 +183,8 @@ void MetricCollector::log(std::string_view name, double value, const LogOptions&
   Entry& e = entry(name, options);
   e.fresh = e.is_new = true;
   e.last = value;
-  if (*e.options.on_epoch) {
-    const auto weight = static_cast<double>(options.batch_size.value_or(batch_size_));
+  const auto weight = static_cast<double>(options.batch_size.value_or(batch_size_));
+  if (*e.options.on_epoch && weight > 0) {  // a mean over no samples is no number
     accumulate(e, e.options.reduce_fx == ReduceFx::kMean ? value * weight : value);
     e.weight += weight;
   }
@@ -122,17 +192,7 @@ void MetricCollector::log(std::string_view name, double value, const LogOptions&
 
 void MetricCollector::accumulate(Entry& e, double value) {
   e.has_epoch = true;
-  switch (e.options.reduce_fx) {
-    case ReduceFx::kMean:
-    case ReduceFx::kSum: e.reduced += value; break;
-    // NaN must not get lost in a comparison.
-    case ReduceFx::kMin:
-      e.reduced = std::isnan(value) || value < e.reduced ? value : e.reduced;
-      break;
-    case ReduceFx::kMax:
-      e.reduced = std::isnan(value) || value > e.reduced ? value : e.reduced;
-      break;
-  }
+  e.reduced = merged(e.options.reduce_fx, e.reduced, value);
 }
 
 void MetricCollector::accumulate(Entry& e, const torch::Tensor& value, double weight) {
@@ -153,19 +213,22 @@ void MetricCollector::accumulate(Entry& e, const torch::Tensor& value, double we
   }
 }
 
-void MetricCollector::fetch() {
+std::vector<double> MetricCollector::fetch(const std::vector<torch::Tensor>& more) {
   std::vector<torch::Tensor> pending;
   for (const auto& e : entries_) {
     for (const auto* tensor : {&e.device_last, &e.device_reduced}) {
       if (tensor->defined()) {
-        pending.push_back(tensor->reshape({}).to(at::kDouble));
+        pending.push_back(tensor->reshape({1}).to(at::kDouble));
       }
     }
   }
-  if (pending.empty()) {
-    return;
+  for (const auto& tensor : more) {
+    pending.push_back(tensor.flatten());
   }
-  const auto values = torch::stack(pending).to(torch::kCPU);
+  if (pending.empty()) {
+    return {};
+  }
+  const auto values = torch::cat(pending).to(torch::kCPU);
   const double* next = values.const_data_ptr<double>();
   for (auto& e : entries_) {
     if (e.device_last.defined()) {
@@ -177,6 +240,7 @@ void MetricCollector::fetch() {
       e.device_reduced.reset();
     }
   }
+  return {next, values.const_data_ptr<double>() + values.numel()};
 }
 
 Metrics MetricCollector::step_metrics() {
@@ -222,24 +286,42 @@ void MetricCollector::forget_new_values() {
 }
 
 std::vector<MetricCollector::EpochValue> MetricCollector::reduce_epoch(Strategy& strategy) {
-  fetch();
+  std::vector<torch::Tensor> states;
+  for (const auto& e : entries_) {
+    if (e.has_epoch && e.metric != nullptr) {
+      states.insert(states.end(), e.metric->state().begin(), e.metric->state().end());
+    }
+  }
+  const auto state_elements = fetch(states);
+  // One row for each rank: of each name its sum and weight, or the elements of its state.
+  std::vector<double> row;
+  auto element = state_elements.begin();
+  for (const auto& e : entries_) {
+    if (e.has_epoch && e.metric != nullptr) {
+      const auto size = num_elements(e.metric->state());
+      row.insert(row.end(), element, element + size);
+      element += size;
+    } else if (e.has_epoch) {
+      row.insert(row.end(), {e.reduced, e.weight});
+    }
+  }
+  if (row.empty()) {
+    return {};
+  }
+  auto rows = torch::tensor(row, at::kDouble).unsqueeze(0);
+  if (strategy.world_size() > 1) {
+    rows = strategy.all_gather(rows[0].to(strategy.device())).to(torch::kCPU);
+  }
   std::vector<EpochValue> values;
+  int64_t at = 0;
   for (auto& e : entries_) {
     if (!e.has_epoch) {
       continue;
     }
-    if (strategy.world_size() > 1) {
-      const ReduceOp op = e.options.reduce_fx == ReduceFx::kMin   ? ReduceOp::kMin
-                          : e.options.reduce_fx == ReduceFx::kMax ? ReduceOp::kMax
-                                                                  : ReduceOp::kSum;
-      auto packed = torch::tensor({e.reduced, op == ReduceOp::kSum ? e.weight : 0.0}, at::kDouble);
-      strategy.all_reduce(packed, op);
-      e.reduced = packed[0].item<double>();
-      e.weight = op == ReduceOp::kSum ? packed[1].item<double>() : e.weight;
-    }
-    values.push_back({*e.options.on_step ? e.name + "_epoch" : e.name, e.name,
-                      finish(e.options.reduce_fx, e.reduced, e.weight), e.options.logger,
-                      e.options.prog_bar});
+    const double value = e.metric != nullptr ? merged_value(*e.metric, rows, at)
+                                             : merged_value(e.options.reduce_fx, rows, at);
+    values.push_back({*e.options.on_step ? e.name + "_epoch" : e.name, e.name, value,
+                      e.options.logger, e.options.prog_bar});
   }
   return values;
 }
@@ -251,33 +333,56 @@ void MetricCollector::reset_epoch() {
     e.reduced = start_value(e.options.reduce_fx);
     e.weight = 0;
     e.device_reduced.reset();
+    if (e.metric != nullptr) {
+      e.metric->reset();
+    }
   }
 }
 
-nlohmann::json MetricCollector::state_dict() {
+nlohmann::json MetricCollector::state_dict(const NamedMetrics& all) {
   fetch();
-  auto state = nlohmann::json::array();
-  for (const auto& e : entries_) {
-    state.push_back({{"name", e.name},
-                     {"on_step", *e.options.on_step},
-                     {"on_epoch", *e.options.on_epoch},
-                     {"prog_bar", e.options.prog_bar},
-                     {"logger", e.options.logger},
-                     {"reduce_fx", static_cast<int>(e.options.reduce_fx)},
-                     {"fresh", e.fresh},
-                     {"is_new", e.is_new},
-                     {"has_epoch", e.has_epoch},
-                     {"last", json::number(e.last)},
-                     {"reduced", json::number(e.reduced)},
-                     {"weight", e.weight}});
+  auto names = nlohmann::json::array();
+  std::map<const metrics::Metric*, std::string> known;
+  auto states = nlohmann::json::object();
+  for (const auto& [name, metric] : all) {
+    known[metric] = name;
+    states[name] = metric->state_dict();
   }
-  return state;
+  for (const auto& e : entries_) {
+    names.push_back(
+        {{"name", e.name},
+         {"on_step", *e.options.on_step},
+         {"on_epoch", *e.options.on_epoch},
+         {"prog_bar", e.options.prog_bar},
+         {"logger", e.options.logger},
+         {"reduce_fx", static_cast<int>(e.options.reduce_fx)},
+         {"fresh", e.fresh},
+         {"is_new", e.is_new},
+         {"has_epoch", e.has_epoch},
+         {"last", json::number(e.last)},
+         {"reduced", json::number(e.reduced)},
+         {"weight", e.weight},
+         {"metric", e.metric == nullptr ? nlohmann::json() : nlohmann::json(known.at(e.metric))}});
+  }
+  return {{"names", std::move(names)}, {"states", std::move(states)}};
 }
 
-void MetricCollector::load_state_dict(const nlohmann::json& state) {
+void MetricCollector::load_state_dict(const nlohmann::json& state, const NamedMetrics& all) {
+  const auto metric_called = [&](const std::string& name) {
+    const auto found = all.find(name);
+    if (found == all.end()) {
+      throw CheckpointError(fmt::format(
+          "the checkpoint holds the state of a metric '{}', which the module does not register.",
+          name));
+    }
+    return found->second;
+  };
+  for (const auto& [name, saved] : state.at("states").items()) {
+    metric_called(name)->load_state_dict(saved);
+  }
   index_.clear();
   entries_.clear();
-  for (const auto& saved : state) {
+  for (const auto& saved : state.at("names")) {
     Entry e;
     e.name = saved.at("name");
     e.options = {.on_step = saved.at("on_step").get<bool>(),
@@ -291,6 +396,9 @@ void MetricCollector::load_state_dict(const nlohmann::json& state) {
     e.last = json::to_double(saved.at("last"));
     e.reduced = json::to_double(saved.at("reduced"));
     e.weight = saved.at("weight");
+    if (!saved.at("metric").is_null()) {
+      e.metric = metric_called(saved.at("metric"));
+    }
     index_.emplace(e.name, entries_.size());
     entries_.push_back(std::move(e));
   }

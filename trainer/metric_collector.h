@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -17,6 +18,7 @@
 #include <torch/types.h>
 
 #include <trainer/logger.h>
+#include <trainer/metrics/metric.h>
 #include <trainer/strategy.h>
 
 namespace trainer {
@@ -58,6 +60,11 @@ class MetricCollector {
   /// a key logged with other options before. Syncs: no.
   void log(std::string_view name, const torch::Tensor& value, const LogOptions& options);
   void log(std::string_view name, double value, const LogOptions& options);
+  /// A metric that keeps its state: the step's value is that of its newest update, the epoch's that
+  /// of all. `reduce_fx` and `batch_size` have no meaning for it.
+  void log(std::string_view name, metrics::Metric& metric, const LogOptions& options);
+  /// Something was logged under this name since the last load_state_dict().
+  bool knows(std::string_view name) const { return index_.contains(name); }
 
   /// The values of the last step that were logged on_step: for loggers, or those shown in the
   /// progress bar.
@@ -67,8 +74,8 @@ class MetricCollector {
   /// for.
   Metrics new_values();
   void forget_new_values();
-  /// The epoch's reductions over its batches and over `strategy`'s ranks. Collective: yes. Syncs:
-  /// yes.
+  /// The epoch's reductions over its batches and over `strategy`'s ranks: all names in one copy
+  /// from the device and one collective. Collective: yes. Syncs: yes.
   struct EpochValue {
     std::string name;        // as loggers see it: with _epoch where the step is logged too
     std::string plain_name;  // as it was logged
@@ -80,8 +87,10 @@ class MetricCollector {
   /// Forgets the epoch's sums; called after reduce_epoch().
   void reset_epoch();
 
-  nlohmann::json state_dict();
-  void load_state_dict(const nlohmann::json& state);
+  /// Metrics that keep a state, by the names under which their module knows them.
+  using NamedMetrics = std::map<std::string, metrics::Metric*>;
+  nlohmann::json state_dict(const NamedMetrics& all);
+  void load_state_dict(const nlohmann::json& state, const NamedMetrics& all);
 
  private:
   struct Entry {
@@ -93,15 +102,18 @@ class MetricCollector {
     double last = 0;
     double reduced = 0;  // sum of value * weight, sum, minimum or maximum
     double weight = 0;
+    metrics::Metric* metric = nullptr;  // that the name stands for, where it keeps its state itself
     torch::Tensor device_last;
     torch::Tensor device_reduced;  // float64 scalar on the value's device
   };
 
-  Entry& entry(std::string_view name, const LogOptions& options);
+  Entry& entry(std::string_view name, const LogOptions& options, metrics::Metric* metric = nullptr);
+  void take(Entry& e, const torch::Tensor& value);
   void accumulate(Entry& e, double value);
   void accumulate(Entry& e, const torch::Tensor& value, double weight);
-  /// Brings every value that still lies on another device here, in one copy.
-  void fetch();
+  /// Brings every value that still lies on another device here, and the elements of `more`, in one
+  /// copy.
+  std::vector<double> fetch(const std::vector<torch::Tensor>& more = {});
 
   struct Hash {
     using is_transparent = void;

@@ -1,4 +1,4 @@
-#include <trainer/metrics.h>
+#include <trainer/metric_collector.h>
 
 #include <cmath>
 #include <limits>
@@ -9,6 +9,7 @@
 
 #include <strategies/single_device.h>
 #include <trainer/core/error.h>
+#include <trainer/metrics/mean.h>
 
 #include <tests/support/thrown.h>
 
@@ -189,13 +190,13 @@ TEST(MetricCollector, GoesOnFromItsState) {
   };
   log_some(metrics, 1.0 / 7);
   MetricCollector resumed;
-  resumed.load_state_dict(nlohmann::json::parse(metrics.state_dict().dump()));
-  EXPECT_EQ(resumed.state_dict(), metrics.state_dict());
+  resumed.load_state_dict(nlohmann::json::parse(metrics.state_dict({}).dump()), {});
+  EXPECT_EQ(resumed.state_dict({}), metrics.state_dict({}));
   for (auto* collector : {&metrics, &resumed}) {
     log_some(*collector, -2.0 / 7);
     collector->log("new", 1.0, {});
   }
-  EXPECT_EQ(resumed.state_dict(), metrics.state_dict());
+  EXPECT_EQ(resumed.state_dict({}), metrics.state_dict({}));
   const auto values = epoch_of(resumed);
   EXPECT_EQ(values.at("mean_epoch"), epoch_of(metrics).at("mean_epoch"));
   EXPECT_TRUE(std::isnan(values.at("nan_epoch")));
@@ -203,6 +204,74 @@ TEST(MetricCollector, GoesOnFromItsState) {
   EXPECT_EQ(values.at("low_epoch"), -2.0 / 7);
   EXPECT_EQ(testing::PrintToString(resumed.step_metrics()),  // NaN is never equal to itself
             testing::PrintToString(metrics.step_metrics()));
+}
+
+/// Rank 0 of two, whose other rank sends `other`.
+class OneOfTwo : public SingleDevice {
+ public:
+  int world_size() const override { return 2; }
+  torch::Tensor all_gather(const torch::Tensor& tensor) override {
+    ++collectives;
+    sent = tensor;
+    return torch::stack({tensor, other.defined() ? other : tensor});
+  }
+  torch::Tensor other, sent;
+  int collectives = 0;
+};
+
+TEST(MetricCollector, ReducesOverRanksInOneCollective) {
+  struct Rank {
+    MetricCollector collector;
+    metrics::Mean metric;
+    void log(double value, int64_t samples) {
+      collector.enter(Scope::kEvalBatch, "validation_step", samples);
+      collector.log("mean", value, {});
+      collector.log("sum", value, {.reduce_fx = ReduceFx::kSum});
+      collector.log("min", value, {.reduce_fx = ReduceFx::kMin});
+      collector.log("max", value, {.reduce_fx = ReduceFx::kMax});
+      metric.update(torch::tensor({value}), static_cast<double>(samples) + 1);
+      collector.log("metric", metric, {});
+    }
+  };
+  Rank first, second, whole;
+  for (int64_t i = 0; i < 7; ++i) {
+    const double value = 0.25 * static_cast<double>(i * i % 5);
+    (i < 3 ? first : second).log(value, i);  // the first batch is empty
+    whole.log(value, i);
+  }
+  OneOfTwo strategy;
+  second.collector.reduce_epoch(strategy);
+  strategy.other = strategy.sent;
+  strategy.collectives = 0;
+  Values reduced;
+  for (const auto& value : first.collector.reduce_epoch(strategy)) {
+    reduced[value.name] = value.value;
+  }
+  EXPECT_EQ(strategy.collectives, 1);
+  EXPECT_EQ(reduced, epoch_of(whole.collector));
+  EXPECT_EQ(reduced.size(), 5U);
+}
+
+TEST(MetricCollector, LeavesEmptyBatchesOut) {
+  MetricCollector metrics;
+  for (const auto& [value, samples] : {std::pair{2.0, 4}, std::pair{std::nan(""), 0}}) {
+    metrics.enter(Scope::kEvalBatch, "validation_step", samples);
+    metrics.log("number", value, {});
+    metrics.log("tensor", torch::tensor(value), {});
+    metrics.log("min", value, {.reduce_fx = ReduceFx::kMin});
+  }
+  EXPECT_EQ(epoch_of(metrics), (Values{{"number", 2}, {"tensor", 2}, {"min", 2}}));
+}
+
+TEST(MetricCollector, RefusesOneNameForTwoMetrics) {
+  MetricCollector collector;
+  metrics::Mean one, two;
+  collector.enter(Scope::kEvalBatch, "validation_step");
+  collector.log("mean", one, {});
+  EXPECT_EQ(thrown<UsageError>([&] { collector.log("mean", two, {}); }),
+            "log('mean') in validation_step: logged before from another metric, or as a number. "
+            "Use two names.");
+  EXPECT_THROW(collector.log("mean", 1.0, {}), UsageError);
 }
 
 }  // namespace

@@ -1,0 +1,198 @@
+// A resumed run is the run that never stopped under every optimizer, schedule and precision,
+// stopped after any batch, within an accumulation window too.
+
+#include <random>
+
+#include <gtest/gtest.h>
+
+#include <trainer/builtins.h>
+#include <trainer/precision.h>
+
+#include <tests/support/raise_at.h>
+#include <tests/support/temp_dir.h>
+#include <tests/support/toy.h>
+
+namespace trainer::test {
+namespace {
+
+constexpr int64_t kBatches = 40;
+
+/// What a run is made of; classes in YAML.
+struct Choices {
+  std::string optimizer = "{class_path: AdamW, init_args: {lr: 0.01, eps: 1.0e-4}}";
+  std::string lr_scheduler = "{class_path: WarmupCosineLR, init_args: {warmup_steps: 5}}";
+  std::string precision = "32-true";
+  std::string monitor = "";
+  int64_t accumulate = 1;
+  int64_t stop_after = 0;  // batches
+};
+
+void PrintTo(const Choices& c, std::ostream* out) {
+  *out << c.optimizer << " " << c.lr_scheduler << " " << c.precision << " accumulate "
+       << c.accumulate << " stopped after " << c.stop_after;
+}
+
+template <class T>
+T from_yaml(const std::string& text) {
+  config::Diagnostics diagnostics;
+  auto value = config::read<T>(config::parse_yaml(text, "choice"), "choice", diagnostics);
+  diagnostics.throw_if_any();
+  return value;
+}
+
+/// Without biases, since Muon takes matrices only; with a metric of its own.
+class Net : public Module {
+ public:
+  Net()
+      : hidden_(register_module("hidden", torch::nn::Linear(options(6, 8)))),
+        dropout_(register_module("dropout", torch::nn::Dropout(0.2))),
+        out_(register_module("out", torch::nn::Linear(options(8, 2)))) {}
+  torch::Tensor training_step(const Batch& batch, int64_t) override {
+    auto [x, y] = batch.unpack<2>();
+    const auto logits = out_(dropout_(torch::tanh(hidden_(x))));
+    const auto loss = torch::nn::functional::cross_entropy(logits.to(torch::kFloat32), y);
+    accuracy_->update(logits, y);
+    log("train_loss", loss, {.on_epoch = true});
+    log("accuracy", *accuracy_, {.on_step = false, .on_epoch = true});
+    return loss;
+  }
+  void validation_step(const Batch& batch, int64_t) override {
+    auto [x, y] = batch.unpack<2>();
+    log("val_loss",
+        torch::nn::functional::cross_entropy(out_(torch::tanh(hidden_(x))).to(torch::kFloat32), y));
+  }
+
+ private:
+  static torch::nn::LinearOptions options(int64_t in, int64_t out) {
+    return torch::nn::LinearOptions(in, out).bias(false);
+  }
+  torch::nn::Linear hidden_;
+  torch::nn::Dropout dropout_;
+  torch::nn::Linear out_;
+  std::shared_ptr<metrics::Accuracy> accuracy_ = register_module(
+      "accuracy", std::make_shared<metrics::Accuracy>(metrics::AccuracyOptions{.num_classes = 2}));
+};
+
+/// Trains to the end, from the start or from `last`; returns the files of the last checkpoint.
+std::map<std::string, std::string> train(const Choices& c, int64_t interrupt_after,
+                                         const Trainer::CkptPath& ckpt_path, uint64_t seed) {
+  seed_everything(seed);
+  Net module;
+  ToyData data;  // 13 batches in an epoch, the last one of 2 samples
+  TrainerConfig config = quiet();
+  config.enable_checkpointing = true;
+  config.max_duration = Duration(kBatches, Duration::Unit::kBatches);
+  config.precision = c.precision;
+  config.accumulate_grad_batches = c.accumulate;
+  config.gradient_clip_val = 1.0;
+  config.check_finite_loss = false;  // 16-true overflows under some of them
+  config.callbacks = {use<RaiseAt>({.batches = interrupt_after})};
+  Trainer trainer(config);
+  OptimizerChoice choice{.optimizer = from_yaml<Spec<OptimizerFactory>>(c.optimizer),
+                         .lr_scheduler = from_yaml<Spec<LRSchedulerFactory>>(c.lr_scheduler)};
+  if (!c.monitor.empty()) {
+    choice.interval = Interval::kEpoch;
+    choice.monitor = c.monitor;
+  }
+  trainer.set_optimizer(std::move(choice));
+  trainer.fit(module, data, ckpt_path);
+  std::map<std::string, std::string> files;
+  std::string last = read_file("runs/version_0/checkpoints/last");
+  last.pop_back();
+  for (const auto& entry :
+       std::filesystem::directory_iterator("runs/version_0/checkpoints/" + last)) {
+    const std::string name = entry.path().filename().string();
+    if (name != "config.yaml" && name != "manifest.json") {  // RaiseAt's argument stands in them
+      files[name] = read_file(entry.path());
+    }
+  }
+  return files;
+}
+
+class ResumeUnder : public testing::TestWithParam<Choices> {};
+
+TEST_P(ResumeUnder, TheseChoicesEqualsNeverStopped) {
+  const Choices& c = GetParam();
+  std::map<std::string, std::string> expected;
+  {
+    const TempDir dir;
+    const WorkingDirectory here(dir.path());
+    expected = train(c, 0, {}, 7);
+  }
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  train(c, c.stop_after, {}, 7);
+  const auto actual = train(c, 0, "last", /*another seed, other weights:*/ 99);
+  ASSERT_EQ(expected.size(), 3U);  // weights, optimizer, state
+  for (const auto& [name, content] : expected) {
+    EXPECT_TRUE(actual.at(name) == content) << name << " differs";
+    if (name.ends_with("json")) {
+      EXPECT_EQ(actual.at(name), content);
+    }
+  }
+}
+
+std::vector<Choices> every_choice() {
+  register_builtins();
+  std::mt19937 random(20261121);
+  const auto below = [&](int64_t n) { return static_cast<int64_t>(random() % n); };
+  std::vector<Choices> all;
+  const auto add = [&](Choices c) {
+    // LBFGS evaluates a batch again and again, which the other batches of a window are not there
+    // for.
+    c.accumulate = c.optimizer.find("LBFGS") == std::string::npos ? 1 + below(4) : 1;
+    c.stop_after = 1 + below(kBatches - 5);
+    all.push_back(std::move(c));
+  };
+  const std::vector<std::string> optimizers = {
+      "{class_path: AdamW, init_args: {amsgrad: true}}",
+      "Adam",
+      "Adagrad",
+      "LAMB",
+      "{class_path: LBFGS, init_args: {lr: 0.1, max_iter: 3}}",
+      "Lion",
+      "Muon",
+      "{class_path: RMSprop, init_args: {momentum: 0.9, centered: true}}",
+      "{class_path: SGD, init_args: {lr: 0.1, momentum: 0.9}}",
+      "ScheduleFreeAdamW"};
+  const std::vector<std::string> schedules = {
+      "ConstantLR",
+      "LinearLR",
+      "{class_path: LinearWarmupLR, init_args: {warmup_steps: 4}}",
+      "{class_path: StepLR, init_args: {step_size: 3}}",
+      "{class_path: MultiStepLR, init_args: {milestones: [3, 9]}}",
+      "{class_path: ExponentialLR, init_args: {gamma: 0.9}}",
+      "{class_path: CosineAnnealingLR, init_args: {T_max: 12}}",
+      "{class_path: CosineAnnealingWarmRestarts, init_args: {T_0: 5}}",
+      "{class_path: OneCycleLR, init_args: {max_lr: 0.05, total_steps: 60}}",
+      "{class_path: PolynomialLR, init_args: {total_iters: 20}}",
+      "{class_path: WSDLR, init_args: {warmup_steps: 2, decay_steps: 5, total_steps: 60}}",
+      "{class_path: SequentialLR, init_args: {schedulers: [ConstantLR, LinearLR], milestones: "
+      "[4]}}",
+      "{class_path: ChainedScheduler, init_args: {schedulers: [ConstantLR, LinearLR]}}"};
+  for (const auto& optimizer : optimizers) {
+    add({.optimizer = optimizer});
+  }
+  for (const auto& schedule : schedules) {
+    add({.lr_scheduler = schedule});
+  }
+  add({.lr_scheduler = "{class_path: ReduceLROnPlateau, init_args: {patience: 0, factor: 0.5}}",
+       .monitor = "val_loss"});
+  for (const auto& precision : Precision::names()) {
+    add({.precision = precision});
+    for (int i = 0; i < 2; ++i) {
+      Choices c{.optimizer = optimizers[below(10)],
+                .lr_scheduler = schedules[below(13)],
+                .precision = precision};
+      if (c.optimizer.find("LBFGS") == std::string::npos) {  // not in 16-mixed
+        add(std::move(c));
+      }
+    }
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Resume, ResumeUnder, testing::ValuesIn(every_choice()));
+
+}  // namespace
+}  // namespace trainer::test

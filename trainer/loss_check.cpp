@@ -1,0 +1,57 @@
+#include <trainer/loss_check.h>
+
+#include <cmath>
+#include <string>
+
+#include <fmt/format.h>
+#include <torch/utils.h>
+
+#include <trainer/core/error.h>
+
+namespace trainer {
+
+void check_loss(const Module& module, const torch::Tensor& loss) {
+  if (!loss.defined() || loss.numel() != 1) {
+    throw UsageError(fmt::format(
+        "{}::training_step() returned {}, not a loss of one element. Return loss.mean(), say.",
+        class_name(module),
+        loss.defined() ? fmt::format("a tensor of shape {}", c10::str(loss.sizes()))
+                       : std::string("an undefined tensor")));
+  }
+  if (!loss.requires_grad()) {
+    throw UsageError(fmt::format(
+        "{}::training_step() returned a loss that does not depend on any parameter. Compute "
+        "it from the module's layers, without detach() or NoGradGuard.",
+        class_name(module)));
+  }
+}
+
+void check_finite(const torch::Tensor& loss, const Batch& batch, const Progress& progress) {
+  const double value =
+      loss.scalar_type() == at::kFloat ? *loss.const_data_ptr<float>() : loss.item().toDouble();
+  if (std::isfinite(value)) {
+    return;
+  }
+  std::string inputs;
+  for (size_t i = 0; i < batch.num_tensors(); ++i) {
+    if (batch[i].is_floating_point() && !batch[i].isfinite().all().item<bool>()) {
+      const auto flat =
+          batch[i].reshape({batch[i].size(0), -1}).isfinite().all(1).logical_not().nonzero();
+      inputs += fmt::format(
+          " Tensor {} of the batch has NaN or infinite values in {} of {} samples, the first is "
+          "sample "
+          "{}: clean the data.",
+          i, flat.size(0), batch.size(), flat[0][0].item<int64_t>());
+    }
+  }
+  throw NonFiniteError(fmt::format(
+      "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  What was "
+      "saved before is untouched. Clip gradients (trainer.gradient_clip_val; a resumed run takes "
+      "it), "
+      "or begin anew with a lower learning rate, or set trainer.check_finite_loss=false to go on "
+      "regardless.",
+      std::isnan(value) ? "NaN" : "infinite", progress.current_epoch, progress.batch_idx,
+      progress.global_step, inputs.empty() ? " The batch itself is finite." : inputs));
+}
+
+}  // namespace trainer

@@ -1,0 +1,15 @@
+#pragma once
+// What is wrong with a loss, told where it arises.
+
+#include <trainer/module.h>
+
+namespace trainer {
+
+/// Throws UsageError for a loss that is not one element, or that depends on no parameter.
+void check_loss(const Module& module, const torch::Tensor& loss);
+
+/// Throws NonFiniteError for a loss on the processor that is NaN or infinite, with what of the
+/// batch is to blame. Syncs: no.
+void check_finite(const torch::Tensor& loss, const Batch& batch, const Progress& progress);
+
+}  // namespace trainer

@@ -1,0 +1,132 @@
+#include <trainer/training_data.h>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include <trainer/core/error.h>
+
+namespace trainer {
+
+void TrainingData::open() {
+  loader_ = run_.data.train_dataloader();
+  if (!loader_) {
+    throw DataError("fit: the data module has no train_dataloader(). Override it.");
+  }
+  loader_.divide_batches(run_.strategy.world_size(),
+                         run_.config.accumulate_grad_batches.at(run_.progress.current_epoch));
+  if (run_.config.overfits()) {
+    loader_.keep_order();
+  }
+  num_batches_ =
+      limited_batches(run_.config.limit_train_batches, loader_.size(), "limit_train_batches");
+  if (num_batches_ == 0) {
+    throw DataError(
+        fmt::format("fit: there is no training batch ({}). Give more data or a smaller batch size.",
+                    loader_.shape().dump()));
+  }
+}
+
+void TrainingData::start() {
+  if (!restored_loader_.is_null()) {
+    loader_.load_state_dict(std::exchange(restored_loader_, {}));
+  }
+  const int64_t done = run_.progress.batch_idx;
+  loader_.start(run_.progress.current_epoch, done,
+                num_batches_ == kAllBatches ? -1 : std::max<int64_t>(0, num_batches_ - done));
+}
+
+void TrainingData::end_epoch() {
+  if (loader_.size() == kUnknownSize) {
+    num_batches_ =
+        limited_batches(run_.config.limit_train_batches, kUnknownSize, "limit_train_batches");
+  }
+}
+
+bool TrainingData::fetch_window() {
+  const Progress& progress = run_.progress;
+  const int64_t wanted = std::min(run_.config.accumulate_grad_batches.at(progress.current_epoch),
+                                  num_batches_ - progress.batch_idx);
+  window_weight_ = 0;
+  window_is_fresh_ = true;
+  for (int64_t i = 0; i < wanted; ++i) {
+    auto batch = loader_.next();
+    if (!batch) {
+      TRAINER_CHECK(loader_.size() == kUnknownSize, "the data loader ended before its epoch");
+      num_batches_ = progress.batch_idx + static_cast<int64_t>(window_.size());
+      if (num_batches_ == 0) {
+        throw DataError(
+            "fit: the training data ended before its first batch. Give it some samples.");
+      }
+      break;
+    }
+    if (wanted > 1) {
+      window_weight_ += run_.module.loss_weight(*batch);
+    }
+    window_.push_back(std::move(*batch));
+  }
+  return !window_.empty();
+}
+
+std::pair<Batch, TrainingData::Place> TrainingData::next() {
+  const bool is_first = std::exchange(window_is_fresh_, false);
+  const bool is_last = window_.size() == 1;
+  Batch batch = std::move(window_.front());
+  window_.pop_front();
+  double weight = 1;  // where it is a window of its own, its loss needs no multiplication
+  if (!is_first || !is_last) {
+    weight = window_weight_ > 0 ? run_.module.loss_weight(batch) / window_weight_ : 0;
+  }
+  return {std::move(batch), {is_first, is_last, weight}};
+}
+
+void TrainingData::skip_rest() {
+  window_.clear();
+  run_.progress.batch_idx = num_batches_;
+}
+
+nlohmann::json TrainingData::shape() const {
+  auto shape = loader_.shape();
+  shape["accumulate_grad_batches"] =
+      run_.config.accumulate_grad_batches.at(run_.progress.current_epoch);
+  shape["epoch_is_over"] = epoch_is_over();
+  return shape;
+}
+
+nlohmann::json TrainingData::state_dict(bool epoch_is_done) const {
+  if (!is_open()) {
+    return {{"shape", nullptr}, {"loader", nullptr}};  // before the first epoch
+  }
+  return {{"shape", shape()}, {"loader", epoch_is_done ? nlohmann::json() : loader_.state_dict()}};
+}
+
+void TrainingData::load_state_dict(const nlohmann::json& state) {
+  restored_shape_ = state.at("shape");
+  if (!restored_shape_.is_null()) {
+    (void)restored_shape_.at("epoch_is_over").get<bool>();  // what is damaged is told now
+  }
+  restored_loader_ = state.at("loader");
+}
+
+void TrainingData::check_restored() {
+  const auto saved = std::exchange(restored_shape_, {});
+  Progress& progress = run_.progress;
+  if (progress.batch_idx == 0 || saved.is_null()) {
+    return;
+  }
+  if (saved.at("epoch_is_over") == true) {
+    progress.batch_idx = num_batches_;  // nothing of it is left, whatever the data is now
+    return;
+  }
+  auto present = shape();
+  present["epoch_is_over"] = false;
+  if (saved != present) {
+    throw CheckpointError(fmt::format(
+        "the checkpoint was saved within epoch {}, after batch {}, over data of {}; now it is {}. "
+        "The rest of that epoch would be other samples.\n  Resume with the same data and settings, "
+        "or from a checkpoint at the end of an epoch.",
+        progress.current_epoch, progress.batch_idx, saved.dump(), present.dump()));
+  }
+}
+
+}  // namespace trainer

@@ -1,0 +1,64 @@
+#pragma once
+// The training batches of a fit, in the windows that make one optimizer step each, and where in
+// them a run is.
+
+#include <deque>
+#include <utility>
+
+#include <nlohmann/json.hpp>
+
+#include <trainer/run.h>
+
+namespace trainer {
+
+class TrainingData {
+ public:
+  /// A batch's place among those that make one optimizer step together.
+  struct Place {
+    bool is_first;
+    bool is_last;
+    double weight;  // of this batch's mean loss in the step's
+  };
+
+  explicit TrainingData(Run& run) : run_(run) {}
+
+  /// Asks the data module for the loader. Throws DataError when there is nothing to train on.
+  void open();
+  bool is_open() const { return static_cast<bool>(loader_); }
+  /// Of an epoch; kAllBatches where only the end of the data tells.
+  int64_t num_batches() const { return num_batches_; }
+  bool epoch_is_over() const { return run_.progress.batch_idx >= num_batches_; }
+
+  /// Begins the current epoch, or goes on within it.
+  void start();
+  void stop() { loader_.stop(); }
+  /// The next epoch has as many batches as this one, or again nobody knows.
+  void end_epoch();
+
+  /// Fetches the batches of the next optimizer step. False where the data ended before one, which
+  /// only a stream does unforeseen: epoch_is_over() from then on.
+  bool fetch_window();
+  bool window_is_empty() const { return window_.empty(); }
+  std::pair<Batch, Place> next();
+  /// Gives up the rest of the epoch.
+  void skip_rest();
+
+  /// Position and shape of the data; nothing of an epoch that is done.
+  nlohmann::json state_dict(bool epoch_is_done) const;
+  void load_state_dict(const nlohmann::json& state);
+  /// Throws CheckpointError where the restored position means other samples now. After open().
+  void check_restored();
+
+ private:
+  nlohmann::json shape() const;
+
+  Run& run_;
+  DataLoader loader_;
+  int64_t num_batches_ = 0;
+  std::deque<Batch> window_;      // batches of the window under way that are still to be trained on
+  bool window_is_fresh_ = false;  // none of them was trained on yet
+  double window_weight_ = 0;      // sum of loss_weight() over the whole window
+  nlohmann::json restored_shape_, restored_loader_;
+};
+
+}  // namespace trainer
