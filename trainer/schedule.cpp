@@ -1,6 +1,7 @@
 #include <trainer/schedule.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include <fmt/format.h>
 
@@ -68,13 +69,16 @@ bool TrainingLimits::may_stop(const Progress& progress) const {
 
 int64_t TrainingLimits::max_steps(int64_t num_batches,
                                   const Accumulation& accumulate_grad_batches) const {
-  if (max_epochs_ < 0 || num_batches == kAllBatches) {
+  if (num_batches == kAllBatches || (max_epochs_ < 0 && !max_batches_)) {
     return max_steps_;
   }
   int64_t steps = 0;
-  for (int64_t epoch = 0; epoch < max_epochs_; ++epoch) {
+  int64_t left = max_batches_ ? static_cast<int64_t>(std::ceil(*max_batches_)) : kAllBatches;
+  for (int64_t epoch = 0; left > 0 && (max_epochs_ < 0 || epoch < max_epochs_); ++epoch) {
     const int64_t window = accumulate_grad_batches.at(epoch);
-    steps += (num_batches + window - 1) / window;
+    const int64_t batches = std::min(left, num_batches);
+    steps += (batches + window - 1) / window;
+    left -= batches;
   }
   return max_steps_ < 0 ? steps : std::min(max_steps_, steps);
 }

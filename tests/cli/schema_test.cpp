@@ -50,6 +50,7 @@ TEST_F(SchemaTest, HoldsForWhatIsPrintedAndForEveryWayToWriteAClass) {
              "  limit_val_batches: 0.5\n"
              "  callbacks: [ModelSummary, {class_path: ModelCheckpoint, init_args: }]\n"
              "  logger: []\n"
+             "  precision: 32\n"
              "model: DigitsMLP\n"
              "data: {class_path: DigitsData}\n");
   EXPECT_EQ(mistakes({"printed.yaml", "ways.yaml"}), "");
@@ -60,7 +61,7 @@ TEST_F(SchemaTest, FindsTheMistakesThatTheProgramFinds) {
              "trainer:\n"
              "  max_epoch: 3\n"
              "  max_steps: many\n"
-             "  precision: bf16\n"
+             "  precision: fp16\n"
              "  callbacks: [EarlyStoping, EarlyStopping]\n"
              "model: {class_path: DigitsMLP, init_args: {hiden: 16}}\n");
   EXPECT_EQ(mistakes({"wrong.yaml"}),
@@ -77,7 +78,8 @@ TEST_F(SchemaTest, DescribesKeysAndClasses) {
   const auto& trainer_keys = schema_["properties"]["trainer"]["properties"];
   EXPECT_EQ(trainer_keys["max_steps"]["description"],
             "Optimizer steps to train; -1 for no limit. (>= -1)");
-  EXPECT_EQ(trainer_keys["precision"]["enum"], nlohmann::json({"32-true", "bf16-mixed"}));
+  EXPECT_EQ(trainer_keys["precision"]["enum"], nlohmann::json({"32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "32",
+                            "64", "16", "bf16", 32, 64, 16}));
   EXPECT_EQ(trainer_keys["strategy"]["$ref"], "#/$defs/strategy");
   EXPECT_EQ(schema_["$defs"]["strategy"]["anyOf"][0]["enum"],
             nlohmann::json({"SingleDevice", "auto", "single_device"}));

@@ -189,7 +189,8 @@ TEST(FitLoop, TellsItsLengthToConfigureOptimizers) {
   EXPECT_EQ(told([](auto& c) { c.accumulate_grad_batches = 4; }), 8);
   EXPECT_EQ(told([](auto& c) { c.accumulate_grad_batches = Accumulation({{0, 13}, {1, 1}}); }), 14);
   EXPECT_EQ(told([](auto& c) { c.max_steps = 5; }), 5);
-  EXPECT_EQ(told([](auto& c) { c.max_epochs.reset(), c.max_duration = Duration("3batch"); }), -1);
+  EXPECT_EQ(told([](auto& c) { c.max_epochs.reset(), c.max_duration = Duration("3batch"); }), 3);
+  EXPECT_EQ(told([](auto& c) { c.max_epochs.reset(), c.max_duration = Duration("3sample"); }), -1);
 }
 
 TEST(FitLoop, StepsASchedulerThatFollowsAMetric) {

@@ -52,6 +52,11 @@ Json schema_of(const std::vector<config::FieldInfo>& fields) {
     Json property = field.fields.empty() ? schema_of(field.type) : schema_of(field.fields);
     if (!field.choices.empty()) {
       property = {{"enum", field.choices}};
+      for (const auto& choice : field.choices) {
+        if (choice.find_first_not_of("0123456789") == std::string::npos) {
+          property["enum"].push_back(std::stoll(choice));  // as YAML has it without quotes
+        }
+      }
     }
     property["description"] =
         field.rules.empty() ? field.doc : fmt::format("{} ({})", field.doc, field.rules);
