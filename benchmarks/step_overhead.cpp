@@ -1,8 +1,8 @@
 // What the Trainer adds to a step: the same training by Trainer::fit and by a hand-written LibTorch
 // loop.
 //
-//   step_overhead ours|bare [STEPS]      prints us_per_step and the last loss, which is the same
-//   for both
+//   step_overhead ours|bare [STEPS] [LOGS]      prints us_per_step and the last loss, which is the
+//   same for both. LOGS: values that ours logs in a step, 1 unless given.
 
 #include <string_view>
 
@@ -44,14 +44,15 @@ void train_bare(benchmark::MLP& module, int64_t num_steps) {
 int main(int argc, char** argv) {
   const std::string_view side = argc > 1 ? argv[1] : "";
   const int64_t num_steps = argc > 2 ? std::atoll(argv[2]) : 20'000;
+  const int64_t logs_per_step = argc > 3 ? std::atoll(argv[3]) : 1;
   if ((side != "ours" && side != "bare") || num_steps <= benchmark::kWarmupSteps + 1) {
-    std::fprintf(stderr, "usage: step_overhead ours|bare [STEPS, more than %d]\n",
+    std::fprintf(stderr, "usage: step_overhead ours|bare [STEPS, more than %d] [LOGS]\n",
                  static_cast<int>(benchmark::kWarmupSteps) + 1);
     return 2;
   }
   torch::set_num_threads(1);
   trainer::seed_everything(42);
-  benchmark::MLP module(num_steps, /*logs_per_step=*/1);
+  benchmark::MLP module(num_steps, logs_per_step);
   if (side == "bare") {
     train_bare(module, num_steps);
     return 0;

@@ -143,6 +143,9 @@ TEST(Spec, NamesWhatIsWrong) {
             "c.yaml:1:32: pet.init_args.size: unknown key.");
   EXPECT_EQ(error_of("{class_path: Dog, init_arg: {}}"),
             "c.yaml:1:19: pet.init_arg: unknown key. Did you mean 'init_args'?");
+  EXPECT_EQ(error_of("{class_path: Dog, word: x}"),
+            "c.yaml:1:19: pet.word: unknown key. It is an argument of Dog: write "
+            "pet.init_args.word.");
 }
 
 TEST(Spec, ThatIsMadeInCodeIsCheckedWhenItIsUsed) {
