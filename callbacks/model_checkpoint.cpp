@@ -147,8 +147,9 @@ void ModelCheckpoint::on_train_stop(Trainer& trainer, Module&) { save_last(train
 void ModelCheckpoint::on_train_end(Trainer& trainer, Module&) { save_last(trainer); }
 
 bool ModelCheckpoint::is_due_this_step(const Trainer& trainer) const {
+  const int64_t step = trainer.progress().global_step;
   if (init_.every_n_train_steps) {
-    return trainer.progress().global_step % *init_.every_n_train_steps == 0;
+    return step > 0 && step % *init_.every_n_train_steps == 0;
   }
   if (!init_.train_time_interval) {
     return false;

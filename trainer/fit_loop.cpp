@@ -49,8 +49,8 @@ int64_t FitLoop::estimated_schedule_steps() {
   if (!choice || !choice->lr_scheduler) {
     return -1;
   }
-  const int64_t steps = choice->interval == Interval::kEpoch ? limits_.max_epochs()
-                                                             : estimated_stepping_batches();
+  const int64_t steps =
+      choice->interval == Interval::kEpoch ? limits_.max_epochs() : estimated_stepping_batches();
   return steps < 0 ? -1 : steps / choice->frequency;
 }
 
@@ -61,8 +61,8 @@ void FitLoop::run() {
   if (!data_.is_open()) {
     data_.open();
   }
-  data_.check_restored();
   plan_validation();
+  data_.check_restored();
   began_ = std::chrono::steady_clock::now();
   module_.train();
   metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_start");
@@ -118,18 +118,22 @@ void FitLoop::plan_validation() {
   }
 }
 
-void FitLoop::reload_data_if_due() {
+void FitLoop::prepare_data_of_epoch() {
   const int64_t every = run_.config.reload_dataloaders_every_n_epochs;
-  if (every > 0 && progress_.current_epoch > 0 && progress_.current_epoch % every == 0) {
+  const bool is_due =
+      every > 0 && progress_.current_epoch > 0 && progress_.current_epoch % every == 0;
+  if (is_due) {
     data_.open();
     open_validation_data();
+  }
+  if (is_due || data_.begin_epoch()) {
     plan_validation();
   }
 }
 
 void FitLoop::run_epoch() {
   if (!epoch_started_) {
-    reload_data_if_due();
+    prepare_data_of_epoch();
     metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_epoch_start");
     callbacks_.call<&C::on_train_epoch_start>();
     module_.on_train_epoch_start();
@@ -251,7 +255,13 @@ torch::Tensor FitLoop::optimize_by_hand(const Batch& batch) {
   const auto autocast = run_.precision.autocast(strategy_.device());
   const auto loss = module_.training_step(batch, progress_.batch_idx);
   optimization_->update_scale();
-  return loss.defined() ? loss.variable_data() : loss;
+  if (!loss.defined()) {
+    return loss;
+  }
+  if (checks_finite_loss_ && loss.is_cpu() && loss.numel() == 1) {
+    check_finite(loss, batch, progress_);
+  }
+  return loss.variable_data();
 }
 
 void FitLoop::end_epoch() {
@@ -274,7 +284,6 @@ void FitLoop::end_epoch() {
     progress_.batch_idx = 0;
     validation_->begin_epoch();
     epoch_started_ = false;
-    data_.end_epoch();
   }
 }
 
@@ -283,9 +292,8 @@ void FitLoop::validate() {
   validation_->ran(progress_, training_s());
   publish_step_values();  // what validation logs is newer
   module_.on_validation_model_zero_grad();
-  optimization_->show_evaluation_parameters();
+  const EvaluationParameters shown(*optimization_);
   eval_loop_.run(EvalKind::kValidation, val_data_);
-  optimization_->show_training_parameters();
 }
 
 void FitLoop::publish_step_values() {
@@ -324,10 +332,10 @@ bool FitLoop::validates_in_this_epoch() const {
 
 /// Reads the clock only where a setting asks for it.
 double FitLoop::training_s() const {
-  if (!limits_.has_time() && !(validation_ && validation_->has_time())) {
-    return 0;
+  if (!began_ || (!limits_.has_time() && !(validation_ && validation_->has_time()))) {
+    return trained_before_s_;
   }
-  const std::chrono::duration<double> now = std::chrono::steady_clock::now() - began_;
+  const std::chrono::duration<double> now = std::chrono::steady_clock::now() - *began_;
   return trained_before_s_ + now.count();
 }
 

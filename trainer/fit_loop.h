@@ -52,7 +52,7 @@ class FitLoop {
   void run_sanity_check();
   void open_validation_data();
   void plan_validation();
-  void reload_data_if_due();
+  void prepare_data_of_epoch();
   void run_epoch();
   /// Training step, backward pass and, at the window's end, the update. Returns the loss.
   torch::Tensor optimize(const Batch& batch, const TrainingData::Place& place);
@@ -99,8 +99,8 @@ class FitLoop {
   bool epoch_started_ = false;  // on_train_epoch_start was called for current_epoch
   bool epoch_done_ = false;     // current_epoch is finished, the counters do not say so yet
   bool sanity_checking_ = false;
-  std::chrono::steady_clock::time_point began_ = {};
-  double trained_before_s_ = 0;  // by the runs that this one resumes
+  std::optional<std::chrono::steady_clock::time_point> began_;  // run()
+  double trained_before_s_ = 0;  // by the runs that this one resumes, where they took the time
   nlohmann::json restored_validation_;
   std::string restored_rng_;  // random state of a checkpoint, until training goes on
 };

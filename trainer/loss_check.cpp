@@ -10,6 +10,33 @@
 
 namespace trainer {
 
+namespace {
+
+/// Which tensors of the batch, or of its parts, are to blame, and which samples of them.
+std::string describe_non_finite(const Batch& batch) {
+  std::string text;
+  for (size_t i = 0; i < batch.num_parts(); ++i) {
+    text += describe_non_finite(batch.part(i));
+  }
+  for (size_t i = 0; i < batch.num_tensors(); ++i) {
+    const auto& tensor = batch[i];
+    if (!tensor.is_floating_point() || tensor.isfinite().all().item<bool>()) {
+      continue;
+    }
+    const auto samples = tensor.dim() == 0 ? tensor.reshape({1, 1}) : tensor.flatten(1);
+    const auto bad = samples.reshape({samples.size(0), -1}).isfinite().all(1).logical_not();
+    const auto indices = bad.nonzero();
+    text += fmt::format(
+        " Tensor {} of the batch has NaN or infinite values in {} of {} samples, the first is "
+        "sample "
+        "{}: clean the data.",
+        i, indices.size(0), samples.size(0), indices[0][0].item<int64_t>());
+  }
+  return text;
+}
+
+}  // namespace
+
 void check_loss(const Module& module, const torch::Tensor& loss) {
   if (!loss.defined() || loss.numel() != 1) {
     throw UsageError(fmt::format(
@@ -32,18 +59,7 @@ void check_finite(const torch::Tensor& loss, const Batch& batch, const Progress&
   if (std::isfinite(value)) {
     return;
   }
-  std::string inputs;
-  for (size_t i = 0; i < batch.num_tensors(); ++i) {
-    if (batch[i].is_floating_point() && !batch[i].isfinite().all().item<bool>()) {
-      const auto flat =
-          batch[i].reshape({batch[i].size(0), -1}).isfinite().all(1).logical_not().nonzero();
-      inputs += fmt::format(
-          " Tensor {} of the batch has NaN or infinite values in {} of {} samples, the first is "
-          "sample "
-          "{}: clean the data.",
-          i, flat.size(0), batch.size(), flat[0][0].item<int64_t>());
-    }
-  }
+  const std::string inputs = describe_non_finite(batch);
   throw NonFiniteError(fmt::format(
       "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  What was "
       "saved before is untouched. Clip gradients (trainer.gradient_clip_val; a resumed run takes "

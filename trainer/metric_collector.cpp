@@ -111,13 +111,21 @@ MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
   }
   const auto found = index_.find(name);
   if (found == index_.end()) {
-    index_.emplace(name, entries_.size());
+    for (const auto& other : entries_) {
+      if (metric != nullptr && other.metric == metric) {
+        throw UsageError(
+            fmt::format("log('{}') in {}: the same metric is logged as '{}'. Use a metric for each "
+                        "name, and for "
+                        "each of several loaders.",
+                        name, hook_, other.name));
+      }
+    }
     Entry made;
     made.name = name;
     made.options = resolved;
     made.reduced = start_value(resolved.reduce_fx);
     made.metric = metric;
-    return entries_.emplace_back(std::move(made));
+    return add(std::move(made));
   }
   Entry& existing = entries_[found->second];
   if (existing.metric != metric) {
@@ -134,6 +142,26 @@ MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
                     name, hook_));
   }
   return existing;
+}
+
+MetricCollector::Entry& MetricCollector::add(Entry made) {
+  const bool both = *made.options.on_step && *made.options.on_epoch;
+  const auto names =
+      both ? std::vector{made.name + "_step", made.name + "_epoch"} : std::vector{made.name};
+  for (const auto& name : names) {
+    if (!logged_names_.insert(name).second) {
+      throw UsageError(fmt::format(
+          "log('{}') in {}: its values are called '{}', as those of another name. Rename one.",
+          made.name, hook_, name));
+    }
+  }
+  index_.emplace(made.name, entries_.size());
+  return entries_.emplace_back(std::move(made));
+}
+
+bool MetricCollector::knows(const metrics::Metric& metric) const {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [&](const Entry& e) { return e.metric == &metric; });
 }
 
 void MetricCollector::log(std::string_view name, const torch::Tensor& value,
@@ -382,6 +410,7 @@ void MetricCollector::load_state_dict(const nlohmann::json& state, const NamedMe
   }
   index_.clear();
   entries_.clear();
+  logged_names_.clear();
   for (const auto& saved : state.at("names")) {
     Entry e;
     e.name = saved.at("name");
@@ -399,8 +428,7 @@ void MetricCollector::load_state_dict(const nlohmann::json& state, const NamedMe
     if (!saved.at("metric").is_null()) {
       e.metric = metric_called(saved.at("metric"));
     }
-    index_.emplace(e.name, entries_.size());
-    entries_.push_back(std::move(e));
+    add(std::move(e));
   }
 }
 

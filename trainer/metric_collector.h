@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -63,8 +64,8 @@ class MetricCollector {
   /// A metric that keeps its state: the step's value is that of its newest update, the epoch's that
   /// of all. `reduce_fx` and `batch_size` have no meaning for it.
   void log(std::string_view name, metrics::Metric& metric, const LogOptions& options);
-  /// Something was logged under this name since the last load_state_dict().
-  bool knows(std::string_view name) const { return index_.contains(name); }
+  /// The metric was logged, under any name.
+  bool knows(const metrics::Metric& metric) const;
 
   /// The values of the last step that were logged on_step: for loggers, or those shown in the
   /// progress bar.
@@ -109,6 +110,7 @@ class MetricCollector {
 
   Entry& entry(std::string_view name, const LogOptions& options, metrics::Metric* metric = nullptr);
   void take(Entry& e, const torch::Tensor& value);
+  Entry& add(Entry made);
   void accumulate(Entry& e, double value);
   void accumulate(Entry& e, const torch::Tensor& value, double weight);
   /// Brings every value that still lies on another device here, and the elements of `more`, in one
@@ -120,7 +122,8 @@ class MetricCollector {
     size_t operator()(std::string_view s) const { return std::hash<std::string_view>()(s); }
   };
   std::unordered_map<std::string, size_t, Hash, std::equal_to<>> index_;
-  std::vector<Entry> entries_;  // in the order of first use
+  std::vector<Entry> entries_;          // in the order of first use
+  std::set<std::string> logged_names_;  // those of the loggers' columns: with _step and _epoch
   std::string suffix_;
   Scope scope_ = Scope::kForbidden;
   const char* hook_ = "code outside of a run";

@@ -83,7 +83,7 @@ void Module::log(std::string_view name, metrics::Metric& metric, const LogOption
     return;
   }
   const auto is_metric = [&](const auto& one) { return one.second == &metric; };
-  if (!metrics_->knows(name)) {
+  if (!metrics_->knows(metric)) {
     const auto all = registered_metrics(*this);
     if (std::none_of(all.begin(), all.end(), is_metric)) {
       throw UsageError(

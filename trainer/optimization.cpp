@@ -1,7 +1,9 @@
 #include <trainer/optimization.h>
 
+#include <algorithm>
 #include <typeinfo>
 
+#include <ATen/autocast_mode.h>
 #include <fmt/format.h>
 #include <torch/optim/lbfgs.h>
 
@@ -27,12 +29,16 @@ Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
                                ? run_.optimizer_choice->create(run_.module, total_steps)
                                : run_.module.configure_optimizers();
   entries_ = std::move(config.entries());
+  const auto& callbacks = run_.callbacks.all();
+  const bool saves = std::any_of(callbacks.begin(), callbacks.end(), [](const auto& callback) {
+    return callback->role() == Callback::Role::kSaves;
+  });
   for (const auto& entry : entries_) {
     if (entry.optimizer == nullptr) {
       throw UsageError(fmt::format("{}::configure_optimizers() returned a null optimizer.",
                                    class_name(run_.module)));
     }
-    if (run_.config.enable_checkpointing && !has_optimizer_state(*entry.optimizer)) {
+    if (saves && !has_optimizer_state(*entry.optimizer)) {
       optimizer_state(*entry.optimizer);  // throws with what to do: now, not at the first save
     }
   }
@@ -55,11 +61,20 @@ Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
 void Optimization::check_settings() const {
   const std::string name = class_name(run_.module);
   for (const auto& entry : entries_) {
-    if (scaler_ && dynamic_cast<const torch::optim::LBFGS*>(entry.optimizer.get()) != nullptr) {
+    if (dynamic_cast<const torch::optim::LBFGS*>(entry.optimizer.get()) == nullptr) {
+      continue;
+    }
+    if (scaler_) {
       throw ConfigError(fmt::format(
           "trainer.precision is {}, in which a step evaluates the loss once; LBFGS evaluates it "
           "several times. Train in bf16-mixed or 32-true.",
           run_.precision.name()));
+    }
+    if (run_.module.automatic_optimization() &&
+        run_.config.accumulate_grad_batches != Accumulation(1)) {
+      throw ConfigError(
+          "trainer.accumulate_grad_batches has no meaning for LBFGS, which evaluates the loss of a "
+          "batch several times in a step. Set it to 1 and make the batches larger.");
     }
   }
   if (run_.module.automatic_optimization()) {
@@ -147,6 +162,9 @@ torch::Tensor Optimization::step(torch::optim::Optimizer& optimizer, const Closu
   };
   auto loss = run_.strategy.optimizer_step(optimizer, std::ref(evaluate));
   ++run_.progress.global_step;
+  if (run_.precision.is_mixed()) {
+    at::autocast::clear_cache();  // of the weights that this step changed, should more follow
+  }
   return loss;
 }
 
@@ -218,6 +236,7 @@ void Optimization::step_metric_schedulers(Interval interval, int64_t intervals_d
 }
 
 void Optimization::show_training_parameters() {
+  shows_evaluation_ = false;
   for (const auto& entry : entries_) {
     if (auto* switching = dynamic_cast<ModeSwitching*>(entry.optimizer.get())) {
       switching->train();
@@ -226,6 +245,7 @@ void Optimization::show_training_parameters() {
 }
 
 void Optimization::show_evaluation_parameters() {
+  shows_evaluation_ = true;
   for (const auto& entry : entries_) {
     if (auto* switching = dynamic_cast<ModeSwitching*>(entry.optimizer.get())) {
       switching->eval();

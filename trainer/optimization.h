@@ -24,7 +24,8 @@ class Optimization : public ManualOptimization {
   /// Calls configure_optimizers(), or makes what the configuration chooses; `total_steps` is how
   /// often the run will step its schedule, -1 where nobody knows. Throws UsageError for several
   /// optimizers with automatic optimization, for an optimizer that cannot be saved where
-  /// checkpoints are on, for LBFGS in 16-mixed, for settings that only automatic optimization has.
+  /// checkpoints are saved, for LBFGS in 16-mixed or with accumulation, for settings that only
+  /// automatic optimization has.
   Optimization(Run& run, int64_t total_steps);
 
   size_t num_optimizers() const override { return entries_.size(); }
@@ -59,6 +60,7 @@ class Optimization : public ManualOptimization {
   /// Which version of the parameters optimizers that keep two (schedule-free ones) show.
   void show_training_parameters();
   void show_evaluation_parameters();
+  bool shows_evaluation_parameters() const { return shows_evaluation_; }
 
   /// The states of schedules and gradient scaler.
   nlohmann::json state_dict() const;
@@ -72,6 +74,27 @@ class Optimization : public ManualOptimization {
   Run& run_;
   std::vector<OptimizerConfig::Entry> entries_;
   std::optional<GradScaler> scaler_;
+  bool shows_evaluation_ = false;
+};
+
+/// Shows the parameters for evaluation for the scope's life, and what was shown before after it.
+class EvaluationParameters {
+ public:
+  explicit EvaluationParameters(Optimization& optimization)
+      : optimization_(optimization), was_shown_(optimization.shows_evaluation_parameters()) {
+    optimization_.show_evaluation_parameters();
+  }
+  EvaluationParameters(const EvaluationParameters&) = delete;
+  EvaluationParameters& operator=(const EvaluationParameters&) = delete;
+  ~EvaluationParameters() {
+    if (!was_shown_) {
+      optimization_.show_training_parameters();
+    }
+  }
+
+ private:
+  Optimization& optimization_;
+  const bool was_shown_;
 };
 
 }  // namespace trainer

@@ -55,6 +55,7 @@ class Precision {
   const std::string& name() const { return name_; }
   /// Of parameters, and of what the module is given.
   torch::ScalarType dtype() const { return dtype_; }
+  bool is_mixed() const { return autocast_dtype_.has_value(); }
   bool needs_grad_scaler() const { return autocast_dtype_ == at::kHalf; }
 
   /// Converts floating-point parameters and buffers; nothing where dtype() is float32, as a module

@@ -19,8 +19,8 @@ struct Progress {
   int64_t batch_idx = 0;      ///< Batches of the current epoch that are done.
   int64_t batches = 0;        ///< Training batches done since training began.
   int64_t samples = 0;        ///< Samples trained on since training began.
-  /// Batches that ended in an optimizer step: what loggers count. The same as global_step, except
-  /// where a module that optimizes by hand steps several optimizers in a batch.
+  /// Batches that ended a window: what loggers count. The same as global_step, except where a
+  /// module optimizes by hand: there every batch counts, however many optimizers stepped in it.
   int64_t stepped_batches = 0;
   int64_t dataloader_idx = 0;  ///< Which of several evaluation loaders the batch comes from.
 };

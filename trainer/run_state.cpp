@@ -89,7 +89,7 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
     logger->save();
   }
   Optimization& optimization = loop.optimization();
-  optimization.show_evaluation_parameters();
+  const EvaluationParameters shown(optimization);
   auto user = nlohmann::json::object();
   nlohmann::json state = {
       {"loop", loop.state_dict()},
@@ -118,7 +118,6 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
                  {"global_step", run.progress.global_step},
                  {"world_size", run.strategy.world_size()},
                  {"trainer", kVersion}});
-  optimization.show_training_parameters();
 }
 
 SavedRun::SavedRun(const CheckpointReader& checkpoint)

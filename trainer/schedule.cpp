@@ -69,6 +69,9 @@ bool TrainingLimits::may_stop(const Progress& progress) const {
 
 int64_t TrainingLimits::max_steps(int64_t num_batches,
                                   const Accumulation& accumulate_grad_batches) const {
+  if (max_samples_) {
+    return -1;  // batches may differ in size
+  }
   if (num_batches == kAllBatches || (max_epochs_ < 0 && !max_batches_)) {
     return max_steps_;
   }
@@ -90,7 +93,9 @@ ValidationSchedule::ValidationSchedule(const TrainerConfig& config, int64_t num_
       seconds_ = duration->count;
       return;
     }
-    counted_ = duration->unit == Unit::kSteps ? Counted::kSteps : Counted::kBatches;
+    counted_ = duration->unit == Unit::kSteps     ? Counted::kSteps
+               : duration->unit == Unit::kSamples ? Counted::kSamples
+                                                  : Counted::kBatches;
     interval_ = static_cast<int64_t>(duration->count);
     return;
   }
@@ -118,7 +123,8 @@ int64_t ValidationSchedule::position(const Progress& progress) const {
   switch (counted_) {
     case Counted::kBatchesOfEpoch: return progress.batch_idx;
     case Counted::kBatches: return progress.batches;
-    case Counted::kSteps: return progress.stepped_batches;
+    case Counted::kSteps: return progress.global_step;
+    case Counted::kSamples: return progress.samples;
   }
   return 0;
 }

@@ -34,7 +34,7 @@ class TrainingLimits {
 };
 
 /// val_check_interval and check_val_every_n_epoch. A number of batches counts anew in each epoch,
-/// a duration (500step, 200batch, 30min) since training began.
+/// a duration (500step, 200batch, 1e6sample, 30min) since training began.
 class ValidationSchedule {
  public:
   /// `num_batches`: of a training epoch, kAllBatches where only its end tells. Throws ConfigError
@@ -55,7 +55,7 @@ class ValidationSchedule {
   void load_state_dict(const nlohmann::json& state);
 
  private:
-  enum class Counted { kBatchesOfEpoch, kBatches, kSteps };
+  enum class Counted { kBatchesOfEpoch, kBatches, kSteps, kSamples };
   int64_t position(const Progress& progress) const;
 
   std::optional<int64_t> every_n_epochs_;

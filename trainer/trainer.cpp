@@ -277,6 +277,9 @@ void Trainer::set_up(const SavedRun* saved) {
   run_->module.setup(stage_);
   run_->module.configure_model();
   precision_->convert_module(run_->module);
+  for (const auto& [name, metric] : registered_metrics(run_->module)) {
+    metric->reset();  // what an interrupted stage left
+  }
   if (saved != nullptr) {
     saved->restore_model(*run_);
     if (stage_ == Stage::kFit) {

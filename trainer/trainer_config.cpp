@@ -25,12 +25,11 @@ void check_validation_interval(const TrainerConfig& config) {
         "validate never.");
   }
   using Unit = Duration::Unit;
-  if (duration != nullptr &&
-      (duration->unit == Unit::kEpochs || duration->unit == Unit::kSamples)) {
-    throw ConfigError(
-        fmt::format("val_check_interval is {}. Write a time, steps or batches; epochs stand in "
-                    "check_val_every_n_epoch.",
-                    duration->text()));
+  if (duration != nullptr && duration->unit == Unit::kEpochs) {
+    throw ConfigError(fmt::format(
+        "val_check_interval is {}. Write a time, steps, batches or samples; epochs stand "
+        "in check_val_every_n_epoch.",
+        duration->text()));
   }
   if (fraction != nullptr && !config.check_val_every_n_epoch) {
     throw ConfigError(fmt::format(

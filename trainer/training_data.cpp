@@ -13,11 +13,15 @@ void TrainingData::open() {
   if (!loader_) {
     throw DataError("fit: the data module has no train_dataloader(). Override it.");
   }
-  loader_.divide_batches(run_.strategy.world_size(),
-                         run_.config.accumulate_grad_batches.at(run_.progress.current_epoch));
   if (run_.config.overfits()) {
     loader_.keep_order();
   }
+  count_batches();
+}
+
+void TrainingData::count_batches() {
+  loader_.divide_batches(run_.strategy.world_size(),
+                         run_.config.accumulate_grad_batches.at(run_.progress.current_epoch));
   num_batches_ =
       limited_batches(run_.config.limit_train_batches, loader_.size(), "limit_train_batches");
   if (num_batches_ == 0) {
@@ -27,20 +31,22 @@ void TrainingData::open() {
   }
 }
 
+bool TrainingData::begin_epoch() {
+  const int64_t before = num_batches_;
+  count_batches();
+  return num_batches_ != before;
+}
+
 void TrainingData::start() {
+  if (epoch_is_over()) {
+    return;  // a resumed run has only its end left to do
+  }
   if (!restored_loader_.is_null()) {
     loader_.load_state_dict(std::exchange(restored_loader_, {}));
   }
   const int64_t done = run_.progress.batch_idx;
   loader_.start(run_.progress.current_epoch, done,
-                num_batches_ == kAllBatches ? -1 : std::max<int64_t>(0, num_batches_ - done));
-}
-
-void TrainingData::end_epoch() {
-  if (loader_.size() == kUnknownSize) {
-    num_batches_ =
-        limited_batches(run_.config.limit_train_batches, kUnknownSize, "limit_train_batches");
-  }
+                num_batches_ == kAllBatches ? -1 : num_batches_ - done);
 }
 
 bool TrainingData::fetch_window() {
@@ -82,7 +88,7 @@ std::pair<Batch, TrainingData::Place> TrainingData::next() {
 
 void TrainingData::skip_rest() {
   window_.clear();
-  run_.progress.batch_idx = num_batches_;
+  num_batches_ = run_.progress.batch_idx;
 }
 
 nlohmann::json TrainingData::shape() const {
@@ -110,14 +116,16 @@ void TrainingData::load_state_dict(const nlohmann::json& state) {
 
 void TrainingData::check_restored() {
   const auto saved = std::exchange(restored_shape_, {});
-  Progress& progress = run_.progress;
+  const Progress& progress = run_.progress;
   if (progress.batch_idx == 0 || saved.is_null()) {
     return;
   }
   if (saved.at("epoch_is_over") == true) {
-    progress.batch_idx = num_batches_;  // nothing of it is left, whatever the data is now
+    num_batches_ = progress.batch_idx;  // nothing of it is left, whatever the data is now
+    restored_loader_ = {};
     return;
   }
+  count_batches();  // open() may have been before the restored epoch was known
   auto present = shape();
   present["epoch_is_over"] = false;
   if (saved != present) {

@@ -32,8 +32,9 @@ class TrainingData {
   /// Begins the current epoch, or goes on within it.
   void start();
   void stop() { loader_.stop(); }
-  /// The next epoch has as many batches as this one, or again nobody knows.
-  void end_epoch();
+  /// Before a new epoch: brings its batches in line with its accumulation (global_batch_size).
+  /// True where their number changed.
+  bool begin_epoch();
 
   /// Fetches the batches of the next optimizer step. False where the data ended before one, which
   /// only a stream does unforeseen: epoch_is_over() from then on.
@@ -50,6 +51,7 @@ class TrainingData {
   void check_restored();
 
  private:
+  void count_batches();
   nlohmann::json shape() const;
 
   Run& run_;

@@ -360,8 +360,8 @@ TEST(DataLoader, DividesTheGlobalBatchOverProcessesAndAccumulation) {
   EXPECT_EQ(loader.size(), 25);
   EXPECT_EQ(loader.shape().dump(), R"({"batch_size":4,"samples":100,"shuffle":false})");
   EXPECT_EQ(epoch_of(loader, 0, 24), (Batches{{96, 97, 98, 99}}));
-  EXPECT_EQ(thrown<UsageError>([&] { loader.divide_batches(1, 1); }),
-            "DataLoader: divide_batches() after start(). Call it before.");
+  loader.divide_batches(1, 1);
+  EXPECT_THROW(loader.next(), UsageError) << "the epoch that was under way is over";
 
   DataLoader own(std::make_shared<Numbers>(100), {.batch_size = 24});
   own.divide_batches(2, 3);

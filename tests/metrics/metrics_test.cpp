@@ -199,6 +199,26 @@ TEST(Metrics, AreComputedAndResetByTheTrainer) {
   EXPECT_NEAR(metrics.at("val_accuracy"), metrics.at("mean_accuracy"), 1e-12)
       << "neither the sanity check nor earlier epochs are in it";
   EXPECT_EQ(trainer.validate(module, data).at("val_accuracy"), metrics.at("val_accuracy"));
+  trainer.fit(module, data);  // what was made in inference mode takes part in training again
+  (*std::dynamic_pointer_cast<metrics::Accuracy>(module.named_modules()["val_accuracy"]))
+      .update(torch::zeros({3}, torch::kInt64), torch::zeros({3}, torch::kInt64));
+}
+
+TEST(Metrics, BeginEachFitAnew) {
+  seed_everything(1);
+  ToyData data;
+  TrainerConfig config = quiet();
+  config.max_steps = 5;  // within an epoch
+  const auto accuracy_after_a_step = [&](Measured& module) {
+    Trainer trainer(config);
+    trainer.fit(module, data);
+    return trainer.callback_metrics().at("train_accuracy_epoch");
+  };
+  Measured module;
+  auto metric = module.named_modules()["train_accuracy"];
+  std::dynamic_pointer_cast<metrics::Accuracy>(metric)->update(torch::zeros({900}, torch::kInt64),
+                                                               torch::ones({900}, torch::kInt64));
+  EXPECT_GT(accuracy_after_a_step(module), 0.1) << "what was there before does not count";
 }
 
 TEST(Metrics, ThatAreNotRegisteredAreRefused) {

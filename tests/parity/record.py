@@ -101,13 +101,11 @@ def adamw(model):
 
 
 def warmup_cosine(optimizer, warmup, total):
-    # In closed form: PyTorch's own schedules multiply step by step, and differ from it in the last bit.
-    def factor(step):
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        return 0.5 * (1 + math.cos(math.pi * ((step - warmup) / (total - warmup))))
-
-    return schedules.LambdaLR(optimizer, factor)
+    return schedules.SequentialLR(
+        optimizer,
+        [schedules.LinearLR(optimizer, start_factor=1 / (warmup + 1), total_iters=warmup),
+         schedules.CosineAnnealingLR(optimizer, T_max=total - warmup)],
+        milestones=[warmup])
 
 
 def scheduled(model):

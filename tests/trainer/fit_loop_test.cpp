@@ -106,6 +106,83 @@ TEST(FitLoop, ResumesAStreamBitForBit) {
   }
 }
 
+/// The default checkpoint is that after validation, when the stream has ended.
+TEST(FitLoop, ResumesAStreamAtTheEndOfAnEpoch) {
+  const auto train = [](int64_t max_epochs, const Trainer::CkptPath& ckpt_path, uint64_t seed) {
+    seed_everything(seed);
+    Counter module;
+    StreamData data;
+    TrainerConfig config = quiet();
+    config.enable_checkpointing = true;
+    config.max_epochs = max_epochs;
+    Trainer(config).fit(module, data, ckpt_path);
+    return std::pair(flat(module), module.validations);
+  };
+  const TempDir whole, parts;
+  const auto expected = [&] {
+    const WorkingDirectory here(whole.path());
+    return train(3, {}, 5).first;
+  }();
+  const WorkingDirectory here(parts.path());
+  train(1, {}, 5);
+  const auto [weights, validations] = train(3, "last", 6);
+  EXPECT_TRUE(torch::equal(weights, expected));
+  EXPECT_EQ(validations, 2) << "that of the first epoch was before the checkpoint";
+}
+
+TEST(FitLoop, DoesNotRepeatTheValidationOfAnEpochThatIsOver) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  TrainerConfig config = quiet();
+  config.enable_checkpointing = true;
+  config.max_epochs = 1;
+  ToyModule first;
+  ToyData data(40, 4), smaller_batches(40, 2);
+  Trainer(config).fit(first, data);
+  config.max_epochs = 2;
+  Counter module;
+  Trainer trainer(config);
+  trainer.fit(module, smaller_batches, "last");
+  EXPECT_EQ(module.validations, 1);
+  EXPECT_EQ(trainer.progress().batches, 10 + 20);
+}
+
+/// A step takes 16 samples in every epoch, in 4 batches of 4 and in 2 of 8.
+TEST(FitLoop, KeepsTheGlobalBatchSizeWhenAccumulationChanges) {
+  class GlobalData : public ToyData {
+   public:
+    DataLoader train_dataloader() override {
+      return {dataset(), {.global_batch_size = 16, .shuffle = true}};
+    }
+  };
+  const auto train = [](int64_t max_steps, const Trainer::CkptPath& ckpt_path, uint64_t seed) {
+    seed_everything(seed);
+    ToyModule module;
+    GlobalData data;  // 50 samples: 4 steps, the last of 2 samples
+    TrainerConfig config = quiet();
+    config.enable_checkpointing = true;
+    config.max_steps = max_steps;
+    config.accumulate_grad_batches = Accumulation({{0, 4}, {1, 2}});
+    Trainer trainer(config);
+    trainer.fit(module, data, ckpt_path);
+    return std::pair(flat(module), trainer.progress());
+  };
+  const TempDir whole;
+  const auto [expected, progress] = [&] {
+    const WorkingDirectory here(whole.path());
+    return train(8, {}, 5);
+  }();
+  EXPECT_EQ(progress.current_epoch, 2);
+  EXPECT_EQ(progress.samples, 100);
+  EXPECT_EQ(progress.batches, 13 + 7);
+  for (const int64_t stop : {3, 4, 6}) {
+    const TempDir parts;
+    const WorkingDirectory here(parts.path());
+    train(stop, {}, 5);
+    EXPECT_TRUE(torch::equal(train(8, "last", 6).first, expected)) << "stopped after step " << stop;
+  }
+}
+
 TEST(FitLoop, SkipsTheRestOfAnEpoch) {
   Counter module;
   module.skip_at = 2;

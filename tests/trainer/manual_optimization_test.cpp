@@ -72,6 +72,40 @@ TEST(ManualOptimization, EqualsTheAutomaticOneBitForBit) {
   }
 }
 
+/// Autocast keeps casts of weights: a step must not leave old ones to the next pass of its batch.
+TEST(ManualOptimization, SeesTheNewWeightsAfterEachStepOfABatch) {
+  class TwoSteps : public Module {
+   public:
+    TwoSteps() : layer(register_module("layer", torch::nn::Linear(6, 1))) {}
+    bool automatic_optimization() const override { return false; }
+    torch::Tensor training_step(const Batch& batch, int64_t) override {
+      for (int i = 0; i < 2; ++i) {
+        auto by_hand = optimizer();
+        const auto loss = layer(batch[size_t{0}]).sum();
+        losses.push_back(loss.item<double>());
+        by_hand.zero_grad();
+        manual_backward(loss);
+        by_hand.step();
+      }
+      return {};
+    }
+    OptimizerConfig configure_optimizers() override {
+      return std::make_unique<optim::SGD>(parameters(), optim::SGDOptions(1.0));
+    }
+    torch::nn::Linear layer;
+    std::vector<double> losses;
+  };
+  for (const char* precision : {"32-true", "16-mixed", "bf16-mixed"}) {
+    TwoSteps module;
+    ToyData data;
+    TrainerConfig config = steps(2);
+    config.precision = precision;
+    Trainer(config).fit(module, data);
+    ASSERT_EQ(module.losses.size(), 2U);
+    EXPECT_LT(module.losses[1], module.losses[0] - 1) << precision;
+  }
+}
+
 /// Two optimizers, one for each layer, the second every other batch.
 class TwoOptimizers : public Module {
  public:

@@ -263,6 +263,15 @@ TEST(MetricCollector, LeavesEmptyBatchesOut) {
   EXPECT_EQ(epoch_of(metrics), (Values{{"number", 2}, {"tensor", 2}, {"min", 2}}));
 }
 
+TEST(MetricCollector, RefusesNamesThatBecomeTheSame) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kTrainBatch, "training_step");
+  metrics.log("loss", 1.0, {.on_epoch = true});
+  EXPECT_EQ(thrown<UsageError>([&] { metrics.log("loss_step", 1.0, {}); }),
+            "log('loss_step') in training_step: its values are called 'loss_step', as those of "
+            "another name. Rename one.");
+}
+
 TEST(MetricCollector, RefusesOneNameForTwoMetrics) {
   MetricCollector collector;
   metrics::Mean one, two;
@@ -272,6 +281,10 @@ TEST(MetricCollector, RefusesOneNameForTwoMetrics) {
             "log('mean') in validation_step: logged before from another metric, or as a number. "
             "Use two names.");
   EXPECT_THROW(collector.log("mean", 1.0, {}), UsageError);
+  collector.set_suffix("/dataloader_idx_1");
+  EXPECT_EQ(thrown<UsageError>([&] { collector.log("mean", one, {}); }),
+            "log('mean/dataloader_idx_1') in validation_step: the same metric is logged as 'mean'. "
+            "Use a metric for each name, and for each of several loaders.");
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <torch/torch.h>
 
 #include <trainer/core/error.h>
+#include <trainer/trainer.h>
 
 #include <tests/support/thrown.h>
 
@@ -103,6 +104,9 @@ TEST(Precision, UnknownNameIsRefusedWithThoseThereAre) {
             "64-true, 16-true, bf16-true, 16-mixed, bf16-mixed.");
   for (const auto& name : Precision::names()) {
     EXPECT_EQ(Precision(name).name(), name);
+    TrainerConfig config;
+    config.precision = name;
+    EXPECT_NO_THROW(Trainer{config}) << "the settings take every name there is";
   }
   EXPECT_EQ(Precision("16").name(), "16-mixed");
   EXPECT_EQ(Precision("bf16").name(), "bf16-mixed");

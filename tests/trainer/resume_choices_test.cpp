@@ -56,13 +56,35 @@ class Net : public Module {
     log("accuracy", *accuracy_, {.on_step = false, .on_epoch = true});
     return loss;
   }
+  OptimizerConfig configure_optimizers() override { return stock(); }
   void validation_step(const Batch& batch, int64_t) override {
     auto [x, y] = batch.unpack<2>();
     log("val_loss",
         torch::nn::functional::cross_entropy(out_(torch::tanh(hidden_(x))).to(torch::kFloat32), y));
   }
 
+  std::string stock_optimizer;  // of torch::optim, where the choice is one of those
+
  private:
+  OptimizerConfig stock() {
+    namespace T = torch::optim;
+    if (stock_optimizer == "torch::optim::Adam") {
+      return std::make_unique<T::Adam>(parameters(), T::AdamOptions(0.01).amsgrad(true));
+    }
+    if (stock_optimizer == "torch::optim::AdamW") {
+      return std::make_unique<T::AdamW>(parameters(), T::AdamWOptions(0.01));
+    }
+    if (stock_optimizer == "torch::optim::SGD") {
+      return std::make_unique<T::SGD>(parameters(), T::SGDOptions(0.1).momentum(0.9));
+    }
+    if (stock_optimizer == "torch::optim::RMSprop") {
+      return std::make_unique<T::RMSprop>(parameters(), T::RMSpropOptions(0.01).centered(true));
+    }
+    if (stock_optimizer == "torch::optim::Adagrad") {
+      return std::make_unique<T::Adagrad>(parameters(), T::AdagradOptions(0.05));
+    }
+    return std::make_unique<T::LBFGS>(parameters(), T::LBFGSOptions(0.1).max_iter(3));
+  }
   static torch::nn::LinearOptions options(int64_t in, int64_t out) {
     return torch::nn::LinearOptions(in, out).bias(false);
   }
@@ -72,6 +94,12 @@ class Net : public Module {
   std::shared_ptr<metrics::Accuracy> accuracy_ = register_module(
       "accuracy", std::make_shared<metrics::Accuracy>(metrics::AccuracyOptions{.num_classes = 2}));
 };
+
+fs::Path newest_checkpoint() {
+  std::string last = read_file("runs/version_0/checkpoints/last");
+  last.pop_back();
+  return fs::Path("runs/version_0/checkpoints") / last;
+}
 
 /// Trains to the end, from the start or from `last`; returns the files of the last checkpoint.
 std::map<std::string, std::string> train(const Choices& c, int64_t interrupt_after,
@@ -88,19 +116,20 @@ std::map<std::string, std::string> train(const Choices& c, int64_t interrupt_aft
   config.check_finite_loss = false;  // 16-true overflows under some of them
   config.callbacks = {use<RaiseAt>({.batches = interrupt_after})};
   Trainer trainer(config);
-  OptimizerChoice choice{.optimizer = from_yaml<Spec<OptimizerFactory>>(c.optimizer),
-                         .lr_scheduler = from_yaml<Spec<LRSchedulerFactory>>(c.lr_scheduler)};
-  if (!c.monitor.empty()) {
-    choice.interval = Interval::kEpoch;
-    choice.monitor = c.monitor;
+  if (c.optimizer.starts_with("torch::")) {
+    module.stock_optimizer = c.optimizer;
+  } else {
+    OptimizerChoice choice{.optimizer = from_yaml<Spec<OptimizerFactory>>(c.optimizer),
+                           .lr_scheduler = from_yaml<Spec<LRSchedulerFactory>>(c.lr_scheduler)};
+    if (!c.monitor.empty()) {
+      choice.interval = Interval::kEpoch;
+      choice.monitor = c.monitor;
+    }
+    trainer.set_optimizer(std::move(choice));
   }
-  trainer.set_optimizer(std::move(choice));
   trainer.fit(module, data, ckpt_path);
   std::map<std::string, std::string> files;
-  std::string last = read_file("runs/version_0/checkpoints/last");
-  last.pop_back();
-  for (const auto& entry :
-       std::filesystem::directory_iterator("runs/version_0/checkpoints/" + last)) {
+  for (const auto& entry : std::filesystem::directory_iterator(newest_checkpoint())) {
     const std::string name = entry.path().filename().string();
     if (name != "config.yaml" && name != "manifest.json") {  // RaiseAt's argument stands in them
       files[name] = read_file(entry.path());
@@ -122,6 +151,8 @@ TEST_P(ResumeUnder, TheseChoicesEqualsNeverStopped) {
   const TempDir dir;
   const WorkingDirectory here(dir.path());
   train(c, c.stop_after, {}, 7);
+  const auto state = nlohmann::json::parse(read_file(newest_checkpoint() / "trainer_state.json"));
+  ASSERT_LT(state.at("loop").at("batches"), kBatches) << "the interruption";
   const auto actual = train(c, 0, "last", /*another seed, other weights:*/ 99);
   ASSERT_EQ(expected.size(), 3U);  // weights, optimizer, state
   for (const auto& [name, content] : expected) {
@@ -172,6 +203,9 @@ std::vector<Choices> every_choice() {
       "{class_path: ChainedScheduler, init_args: {schedulers: [ConstantLR, LinearLR]}}"};
   for (const auto& optimizer : optimizers) {
     add({.optimizer = optimizer});
+  }
+  for (const char* name : {"Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "LBFGS"}) {
+    add({.optimizer = std::string("torch::optim::") + name, .lr_scheduler = "none"});
   }
   for (const auto& schedule : schedules) {
     add({.lr_scheduler = schedule});

@@ -82,6 +82,9 @@ TEST_P(Resume, EqualsNeverStoppedByteForByte) {
   } else {
     train(c, c.stop_at, {}, 7);
   }
+  const auto state =
+      nlohmann::json::parse(read_file(fs::Path(newest_checkpoint()) / "trainer_state.json"));
+  ASSERT_LT(state.at("loop").at("global_step"), kSteps) << "the interruption";
   train(c, kSteps, "last", /*another seed, other weights:*/ 99);
   const auto actual = outcome();
   EXPECT_FALSE(std::filesystem::exists("runs/version_1"))

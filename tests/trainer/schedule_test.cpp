@@ -22,7 +22,8 @@ std::vector<int64_t> validated(const TrainerConfig& config, int64_t num_batches,
       ++progress.batches;
       const bool is_last = progress.batch_idx == num_batches;
       const int64_t window = config.accumulate_grad_batches.at(progress.current_epoch);
-      progress.stepped_batches += progress.batch_idx % window == 0 || is_last ? 1 : 0;
+      progress.samples += 10;
+      progress.global_step += progress.batch_idx % window == 0 || is_last ? 1 : 0;
       if (progress.batches == resumed_at) {
         const auto state = schedule->state_dict();
         schedule = std::make_unique<ValidationSchedule>(config, num_batches);
@@ -69,6 +70,7 @@ TEST(ValidationSchedule, CountsAcrossEpochs) {
 
 TEST(ValidationSchedule, TakesTimeAndSteps) {
   EXPECT_EQ(validated(every("4s"), 5, 3), (Batches{4, 8, 12}));
+  EXPECT_EQ(validated(every("25sample"), 5, 2), (Batches{3, 5, 8, 10})) << "10 in a batch";
   TrainerConfig config = every("2step");
   config.accumulate_grad_batches = 2;
   EXPECT_EQ(validated(config, 5, 2), (Batches{4, 7, 10})) << "windows of 2, 2 and 1 batches";

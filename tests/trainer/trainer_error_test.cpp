@@ -137,6 +137,54 @@ TEST(Settings, AreCheckedWhenTheTrainerIsMade) {
             "in code: trainer.accumulate_grad_batches: is '0': must be at least 1.");
 }
 
+TEST(Settings, ThatLBFGSCannotHaveAreRefused) {
+  class WithLBFGS : public ToyModule {
+   public:
+    OptimizerConfig configure_optimizers() override {
+      return std::make_unique<torch::optim::LBFGS>(parameters(), torch::optim::LBFGSOptions(0.1));
+    }
+  };
+  WithLBFGS module;
+  ToyData data;
+  TrainerConfig config = quiet();
+  config.accumulate_grad_batches = 2;
+  EXPECT_EQ(thrown<ConfigError>([&] { Trainer(config).fit(module, data); }),
+            "trainer.accumulate_grad_batches has no meaning for LBFGS, which evaluates the loss of "
+            "a batch several times in a step. Set it to 1 and make the batches larger.");
+  config = quiet();
+  config.precision = "16-mixed";
+  EXPECT_EQ(
+      thrown<ConfigError>([&] { Trainer(config).fit(module, data); }),
+      "trainer.precision is 16-mixed, in which a step evaluates the loss once; LBFGS evaluates "
+      "it several times. Train in bf16-mixed or 32-true.");
+}
+
+/// Whatever made the callback that saves.
+TEST(Settings, OfAnOptimizerThatCannotBeSavedAreRefusedWhenFitStarts) {
+  class NoState : public torch::optim::Optimizer {
+   public:
+    explicit NoState(std::vector<torch::Tensor> parameters)
+        : Optimizer({torch::optim::OptimizerParamGroup(std::move(parameters))},
+                    std::make_unique<torch::optim::SGDOptions>(0.1)) {}
+    torch::Tensor step(LossClosure closure) override { return closure(); }
+  };
+  class WithNoState : public ToyModule {
+   public:
+    OptimizerConfig configure_optimizers() override {
+      return std::make_unique<NoState>(parameters());
+    }
+    void on_train_start() override { ADD_FAILURE() << "fit has begun"; }
+  };
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  WithNoState module;
+  ToyData data;
+  TrainerConfig config = quiet();
+  config.max_steps = 1;
+  config.callbacks = {"ModelCheckpoint"};
+  EXPECT_THROW(Trainer(config).fit(module, data), UsageError);
+}
+
 TEST(Settings, OfValidationThatNoEpochReachesAreRefused) {
   ToyModule module;
   ToyData data(8, 4);

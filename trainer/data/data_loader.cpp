@@ -258,8 +258,8 @@ void DataLoader::load_state_dict(const nlohmann::json& state) { source().load_st
 
 void DataLoader::divide_batches(int64_t world_size, int64_t accumulate_grad_batches) {
   BatchSource& self = source();
-  if (started_) {
-    throw UsageError("DataLoader: divide_batches() after start(). Call it before.");
+  if (std::exchange(started_, false)) {
+    self.stop();
   }
   self.divide_batches(world_size, accumulate_grad_batches);
 }

@@ -124,8 +124,8 @@ class DataLoader {
   void load_state_dict(const nlohmann::json& state);
 
   /// Sets batch_size where global_batch_size was given; until then that stands for one process and
-  /// no accumulation. Before the first start(). Throws ConfigError where it does not come out even,
-  /// DataError where drop_last then leaves nothing.
+  /// no accumulation. Ends an epoch that is under way. Throws ConfigError where it does not come
+  /// out even, DataError where drop_last then leaves nothing.
   void divide_batches(int64_t world_size, int64_t accumulate_grad_batches);
   /// Turns shuffle off, before the first start(): overfit_batches trains on the same batches again.
   void keep_order();

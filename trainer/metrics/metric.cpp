@@ -3,6 +3,7 @@
 #include <limits>
 #include <typeinfo>
 
+#include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
 #include <torch/utils.h>
 
@@ -32,6 +33,7 @@ void merge(torch::Tensor& into, const torch::Tensor& from, ReduceOp op) {
 }
 
 void Metric::reset() {
+  const c10::InferenceMode off(false);  // its tensors are changed in training too
   total_.clear();
   newest_.clear();
   for (const auto& state : layout_) {

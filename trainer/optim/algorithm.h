@@ -45,6 +45,9 @@ struct Algorithm {
   /// Whether a fused kernel does the update: it walks through the memory, looks at no strides, and
   /// takes found_inf.
   bool fused = false;
+  /// Whether a step that the kernel skips leaves no trace in the state under these options; null:
+  /// it never does.
+  std::function<bool(const Options&)> skips_cleanly = nullptr;
   /// Whether LibTorch does not know its options: it gives a group the defaults in their place.
   bool own_options = false;
   std::vector<StateTensor> state = {};                  ///< At most kMaxStateTensors.

@@ -8,7 +8,7 @@
 //   scaler.step(optimizer);
 //   scaler.update();
 //
-// Everything stays on the device: nothing waits to know whether a step is skipped. Source:
+// Scale and flags stay on the device; step() says where it waits for one. Source:
 // Micikevicius et al. 2018, arXiv:1710.03740, sec. 3.2; semantics of torch.amp.GradScaler.
 
 #include <cstdint>
@@ -43,7 +43,8 @@ class GradScaler {
   /// Unscales where that was not done, and makes the next step of `optimizer` change nothing where
   /// one of its gradients is infinite or NaN. An optimizer that is not of trainer::optim must take
   /// undefined gradients as "no update", as LibTorch's do: it is given those. Syncs: no, where the
-  /// step of the optimizer reads the flag on the device: Adam, AdamW, SGD, Adagrad of trainer::optim.
+  /// step of the optimizer reads the flag on the device: Adam, AdamW, SGD, Adagrad of
+  /// trainer::optim.
   void prepare_step(torch::optim::Optimizer& optimizer);
 
   /// prepare_step() and optimizer.step().

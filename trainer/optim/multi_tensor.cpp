@@ -106,7 +106,7 @@ Tensor MultiTensorOptimizer::step(LossClosure closure) {
   }
   const torch::NoGradGuard no_grad;
   const Tensor found_inf = std::exchange(found_inf_, {});
-  if (found_inf.defined() && !algorithm_->fused && found_inf.item<float>() != 0) {
+  if (found_inf.defined() && !skips_on_device() && found_inf.item<float>() != 0) {
     return loss;
   }
   lists_.resize(param_groups_.size());
@@ -124,6 +124,14 @@ Tensor MultiTensorOptimizer::step(LossClosure closure) {
     }
   }
   return loss;
+}
+
+bool MultiTensorOptimizer::skips_on_device() const {
+  const auto& cleanly = algorithm_->skips_cleanly;
+  return algorithm_->fused &&
+         std::all_of(param_groups_.begin(), param_groups_.end(), [&](const auto& group) {
+           return cleanly == nullptr || cleanly(group.options());
+         });
 }
 
 void MultiTensorOptimizer::check_groups() const {

@@ -37,7 +37,7 @@ class MultiTensorOptimizer : public torch::optim::Optimizer, public StatefulOpti
 
   /// Makes the next step change nothing, counters included, where the value of `found_inf`, a
   /// float32 scalar on the parameters' device, is 1 by then. The step syncs unless its kernel is a
-  /// fused one (Adam, AdamW, SGD, Adagrad), which reads the flag on the device.
+  /// fused one (Adam, AdamW, Adagrad, SGD without dampening), which reads the flag on the device.
   void skip_next_step_if(torch::Tensor found_inf) { found_inf_ = std::move(found_inf); }
 
   OptimizerState optimizer_state() const override;
@@ -57,6 +57,8 @@ class MultiTensorOptimizer : public torch::optim::Optimizer, public StatefulOpti
                       const torch::optim::OptimizerOptions& options) = 0;
 
   void check_groups() const;
+  /// Whether the kernel skips a step by itself.
+  bool skips_on_device() const;
 
   const detail::Algorithm* algorithm_;
   torch::Tensor found_inf_;  // undefined: the next step is not skipped

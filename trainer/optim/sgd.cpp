@@ -33,6 +33,12 @@ const detail::Algorithm& algorithm() {
     result.state = {{.name = "momentum_buffer", .needed = [](const detail::Options& options) {
                        return static_cast<const SGDOptions&>(options).momentum() != 0;
                      }}};
+    // The first step sets the buffer to the whole gradient, a later one dampens it: a skipped first
+    // step would turn the next one into a later one.
+    result.skips_cleanly = [](const detail::Options& options) {
+      const auto& own = static_cast<const SGDOptions&>(options);
+      return own.momentum() == 0 || own.dampening() == 0;
+    };
     return result;
   }();
   return kAlgorithm;
