@@ -16,8 +16,8 @@
 namespace trainer {
 
 namespace detail {
-/// `model.init_args` of the configuration that a checkpoint holds; an empty map where it holds
-/// none.
+/// `model.init_args` of the configuration that a checkpoint holds. Throws CheckpointError where it
+/// holds none.
 config::Node saved_init_args(const CheckpointReader& checkpoint);
 /// configure_model(), the weights, and what on_load_checkpoint() restores; the module is in eval
 /// mode afterwards.
@@ -26,7 +26,8 @@ void load_weights(Module& module, const CheckpointReader& checkpoint);
 
 /// A module made with the arguments and weights of a checkpoint folder, in eval mode, on the
 /// processor. Throws DataError where there is no checkpoint, CheckpointError where it is damaged or
-/// of another architecture, ConfigError where the arguments that it holds are not T's.
+/// of another architecture, or holds no arguments, ConfigError where the arguments that it holds
+/// are not T's.
 template <std::derived_from<Module> T>
 std::shared_ptr<T> load_from_checkpoint(const fs::Path& path) {
   const CheckpointReader checkpoint(path);

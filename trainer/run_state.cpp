@@ -1,11 +1,13 @@
 #include <trainer/run_state.h>
 
+#include <cmath>
 #include <set>
 
 #include <fmt/format.h>
 
 #include <trainer/checkpoint/module_state.h>
 #include <trainer/core/error.h>
+#include <trainer/core/log.h>
 #include <trainer/core/seed.h>
 #include <trainer/core/type_name.h>
 #include <trainer/optim/optimizer_state.h>
@@ -67,6 +69,28 @@ void load_states(const std::vector<std::shared_ptr<T>>& objects, const nlohmann:
 /// The first optimizer's tensors are called "optimizer", those of others "optimizer1" and so on.
 std::string optimizer_file(size_t index) {
   return fmt::format("optimizer{}-rank00000.safetensors", index == 0 ? "" : std::to_string(index));
+}
+
+double first_lr(const torch::optim::Optimizer& optimizer) {
+  const auto& groups = optimizer.param_groups();
+  return groups.empty() ? 0 : groups.front().options().get_lr();
+}
+
+/// A resumed run goes on with the checkpoint's learning rate: who changed it should know.
+void tell_of_other_lr(double configured, double saved, bool is_scheduled) {
+  if (std::abs(configured - saved) <= 1e-9 * std::abs(saved)) {
+    return;
+  }
+  log::warning(
+      is_scheduled
+          ? fmt::format(
+                "the learning rate was {:.3g} in the checkpoint; the schedule, as it is "
+                "configured now, goes on from {:.3g}. Its settings or the run's length changed",
+                saved, configured)
+          : fmt::format(
+                "the learning rate stays the checkpoint's {:.3g}; the configured {:.3g} has "
+                "no effect on a resumed run",
+                saved, configured));
 }
 
 /// Calls `read`; what it misses in the state is an error of the checkpoint.
@@ -133,7 +157,16 @@ Progress SavedRun::progress() const {
 
 void SavedRun::restore_weights(Module& module) const {
   module.on_load_checkpoint(reading(path(), [&] { return state_.at("user"); }));
-  load_module_state(module, checkpoint_.tensors(kWeights));
+  try {
+    load_module_state(module, checkpoint_.tensors(kWeights));
+  } catch (const CheckpointError& error) {
+    const std::string saved = checkpoint_.about().value("module", "");
+    if (saved == class_name(module)) {
+      throw;
+    }
+    throw CheckpointError(
+        fmt::format("a checkpoint of {}, not of {}: {}", saved, class_name(module), error.what()));
+  }
 }
 
 void SavedRun::restore_model(Run& run) const {
@@ -167,8 +200,10 @@ void SavedRun::restore_loop(FitLoop& loop, Module& module) const {
                       path().string(), groups.size(), optimization.num_optimizers()));
     }
     for (size_t i = 0; i < groups.size(); ++i) {
-      load_optimizer(module, optimization.optimizer(i), checkpoint_.tensors(optimizer_file(i)),
-                     groups[i]);
+      auto& optimizer = optimization.optimizer(i);
+      const double configured = first_lr(optimizer);
+      load_optimizer(module, optimizer, checkpoint_.tensors(optimizer_file(i)), groups[i]);
+      tell_of_other_lr(configured, first_lr(optimizer), !optimization.lr_schedulers().empty());
     }
     optimization.show_training_parameters();
   });

@@ -249,8 +249,9 @@ void Trainer::attach_callbacks_of(Module& module) {
 void Trainer::tell_of_failure(const std::exception& error) {
   // Our own errors tell where; those of user code and of LibTorch do not.
   if (fit_loop_ != nullptr && dynamic_cast<const Error*>(&error) == nullptr) {
-    log::error(fmt::format("fit failed in epoch {}, batch {}, after {} optimizer steps",
-                           progress_.current_epoch, progress_.batch_idx, progress_.global_step));
+    log::error(fmt::format("fit failed in epoch {}, batch {}, after {} optimizer steps{}",
+                           progress_.current_epoch, progress_.batch_idx, progress_.global_step,
+                           sanity_checking() ? ", in the sanity check of validation" : ""));
   }
   const auto attempt = [](const auto& action) {
     try {

@@ -188,7 +188,7 @@ TEST_F(CliTest, CheckpointHasOtherShapes) {
 TEST_F(CliTest, CheckpointHasOtherKeys) {
   const std::string checkpoint = train();
   expect_error(base("test", {"--ckpt_path=" + checkpoint, "--model=DigitsCNN"}), 85,
-               checkpoint +
+               "a checkpoint of DigitsMLP, not of DigitsCNN: " + checkpoint +
                    "/model.safetensors: belongs to another architecture:\n"
                    "  missing in the checkpoint: conv1.weight [32, 1, 3, 3] Float\n"
                    "  missing in the checkpoint: conv1.bias [32] Float\n"

@@ -200,7 +200,8 @@ TEST(Metrics, AreComputedAndResetByTheTrainer) {
       << "neither the sanity check nor earlier epochs are in it";
   EXPECT_EQ(trainer.validate(module, data).at("val_accuracy"), metrics.at("val_accuracy"));
   trainer.fit(module, data);  // what was made in inference mode takes part in training again
-  (*std::dynamic_pointer_cast<metrics::Accuracy>(module.named_modules()["val_accuracy"]))
+  (*std::dynamic_pointer_cast<metrics::Accuracy>(
+       module.named_modules("", /*include_self=*/false)["val_accuracy"]))
       .update(torch::zeros({3}, torch::kInt64), torch::zeros({3}, torch::kInt64));
 }
 
@@ -215,7 +216,7 @@ TEST(Metrics, BeginEachFitAnew) {
     return trainer.callback_metrics().at("train_accuracy_epoch");
   };
   Measured module;
-  auto metric = module.named_modules()["train_accuracy"];
+  auto metric = module.named_modules("", /*include_self=*/false)["train_accuracy"];
   std::dynamic_pointer_cast<metrics::Accuracy>(metric)->update(torch::zeros({900}, torch::kInt64),
                                                                torch::ones({900}, torch::kInt64));
   EXPECT_GT(accuracy_after_a_step(module), 0.1) << "what was there before does not count";

@@ -136,7 +136,7 @@ TEST(FitLoop, DoesNotRepeatTheValidationOfAnEpochThatIsOver) {
   TrainerConfig config = quiet();
   config.enable_checkpointing = true;
   config.max_epochs = 1;
-  ToyModule first;
+  Counter first;
   ToyData data(40, 4), smaller_batches(40, 2);
   Trainer(config).fit(first, data);
   config.max_epochs = 2;

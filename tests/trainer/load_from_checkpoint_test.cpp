@@ -65,6 +65,21 @@ TEST(LoadFromCheckpoint, MakesTheModuleWithItsArguments) {
   EXPECT_THROW((load_from_checkpoint<Sized>(path, Sized::Init{.width = 8})), CheckpointError);
 }
 
+TEST(LoadFromCheckpoint, AsksForArgumentsThatTheCheckpointDoesNotHold) {
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  Sized module({.width = 9});
+  const auto path = trained(module);
+  EXPECT_EQ(
+      thrown<CheckpointError>([&] { load_from_checkpoint<Sized>(path); }),
+      path.string() +
+          ": holds no arguments of its module, as the Trainer that saved it was made by hand. "
+          "Give them: load_from_checkpoint<T>(path, init).");
+  EXPECT_NO_THROW((load_from_checkpoint<Sized>(path, Sized::Init{.width = 9})));
+  const auto other = thrown<CheckpointError>([&] { load_from_checkpoint<ToyModule>(path); });
+  EXPECT_EQ(other.find("a checkpoint of Sized, not of ToyModule: "), 0U) << other;
+}
+
 TEST(LoadFromCheckpoint, SaysWhatIsMissing) {
   const TempDir dir;
   EXPECT_EQ(

@@ -81,7 +81,7 @@ TEST(ManualOptimization, SeesTheNewWeightsAfterEachStepOfABatch) {
     torch::Tensor training_step(const Batch& batch, int64_t) override {
       for (int i = 0; i < 2; ++i) {
         auto by_hand = optimizer();
-        const auto loss = layer(batch[size_t{0}]).sum();
+        const auto loss = layer(batch[size_t{0}]).to(torch::kFloat32).mean();
         losses.push_back(loss.item<double>());
         by_hand.zero_grad();
         manual_backward(loss);
@@ -102,7 +102,7 @@ TEST(ManualOptimization, SeesTheNewWeightsAfterEachStepOfABatch) {
     config.precision = precision;
     Trainer(config).fit(module, data);
     ASSERT_EQ(module.losses.size(), 2U);
-    EXPECT_LT(module.losses[1], module.losses[0] - 1) << precision;
+    EXPECT_LT(module.losses[1], module.losses[0] - 0.9) << precision;
   }
 }
 

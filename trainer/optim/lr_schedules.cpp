@@ -231,7 +231,6 @@ void WarmupCosineLR::Init::validate() const {
   }
 }
 
-// A run that ends within the warm-up, as a quick trial does, just keeps rising.
 WarmupCosineLR::WarmupCosineLR(torch::optim::Optimizer& optimizer, Init init,
                                LRSchedulerContext context)
     : LRScheduler(optimizer),

@@ -304,9 +304,11 @@ class WarmupCosineLR : public LRScheduler {
   };
 
   WarmupCosineLR(torch::optim::Optimizer& optimizer, Init init, LRSchedulerContext context = {});
+  /// `total_steps`: as estimated_stepping_batches() tells it; a run that ends within the warm-up,
+  /// as a quick trial does, just keeps rising.
   WarmupCosineLR(torch::optim::Optimizer& optimizer, int64_t warmup_steps, int64_t total_steps,
                  double min_factor = 0.0)
-      : WarmupCosineLR(optimizer, Init{warmup_steps, total_steps, min_factor}) {}
+      : WarmupCosineLR(optimizer, Init{warmup_steps, std::nullopt, min_factor}, {total_steps}) {}
   double lr(double initial_lr, int64_t count) const override;
 
  private:
