@@ -7,8 +7,22 @@ if(PROJECT_IS_TOP_LEVEL AND TRAINER_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
   # relative to this tree, so that another clone finds what this one compiled.
   set(CMAKE_CXX_COMPILER_LAUNCHER
       ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros,include_file_mtime,include_file_ctime
-      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 ${TRAINER_CCACHE})
+      CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 CCACHE_PCH_EXTSUM=1 ${TRAINER_CCACHE})
 endif()
+
+# trainer_precompile_headers(TARGET HEADERS...): headers of libraries. Clang writes the paths and times of the headers
+# into what it precompiles, so that no other clone could use what ccache keeps of this one; ccache looks at this sum instead.
+function(trainer_precompile_headers target)
+  target_precompile_headers(${target} PRIVATE ${ARGN})
+  if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+    string(TOUPPER "${CMAKE_BUILD_TYPE}" build_type)
+    file(CONFIGURE OUTPUT ${PROJECT_BINARY_DIR}/CMakeFiles/${target}.dir/cmake_pch.hxx.pch.sum CONTENT
+"${ARGN}
+${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION} ${CMAKE_CXX_FLAGS} ${CMAKE_CXX_FLAGS_${build_type}} ${TRAINER_SANITIZE}
+LibTorch ${LibTorch_VERSION} nlohmann_json ${nlohmann_json_VERSION} fmt ${fmt_VERSION}
+")
+  endif()
+endfunction()
 
 function(trainer_target_defaults target)
   target_compile_features(${target} PUBLIC cxx_std_20)
