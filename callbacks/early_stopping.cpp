@@ -146,10 +146,10 @@ nlohmann::json EarlyStopping::state_dict() const {
 
 void EarlyStopping::load_state_dict(const nlohmann::json& state) {
   try {
-    const int64_t wait_count = state.at("wait_count");
+    const int64_t wait_count = json::to_int64(state.at("wait_count"));
     const double best_score = json::to_double(state.at("best_score"));
-    const int64_t stopped_epoch = state.at("stopped_epoch");
-    const int64_t patience = state.at("patience");
+    const int64_t stopped_epoch = json::to_int64(state.at("stopped_epoch"));
+    const int64_t patience = json::to_int64(state.at("patience"));
     if (patience != init_.patience) {
       log::info(
           fmt::format("EarlyStopping: patience is {} from here on, it was {} in the checkpoint.",

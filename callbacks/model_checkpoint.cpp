@@ -305,7 +305,7 @@ nlohmann::json ModelCheckpoint::state_dict() const {
 void ModelCheckpoint::load_state_dict(const nlohmann::json& state) {
   best_ = state.at("best");
   last_ = state.at("last");
-  last_step_ = state.at("last_step");
+  last_step_ = json::to_int64(state.at("last_step"));
   waits_for_validation_ = state.at("waits_for_validation");
   kept_ = json::to_doubles(state.at("kept"));
 }

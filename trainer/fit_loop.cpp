@@ -383,7 +383,7 @@ void FitLoop::load_state_dict(const nlohmann::json& state) {
   trained_before_s_ = state.at("training_s");
   restored_validation_ = state.at("validation");
   if (!restored_validation_.is_null()) {
-    (void)restored_validation_.at("ran_at").get<int64_t>();  // what is damaged is told now
+    (void)json::to_int64(restored_validation_.at("ran_at"));  // what is damaged is told now
     (void)restored_validation_.at("ran_at_s").get<double>();
   }
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());

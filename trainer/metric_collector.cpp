@@ -418,7 +418,7 @@ void MetricCollector::load_state_dict(const nlohmann::json& state, const NamedMe
                  .on_epoch = saved.at("on_epoch").get<bool>(),
                  .prog_bar = saved.at("prog_bar"),
                  .logger = saved.at("logger"),
-                 .reduce_fx = static_cast<ReduceFx>(saved.at("reduce_fx").get<int>())};
+                 .reduce_fx = static_cast<ReduceFx>(json::to_int64(saved.at("reduce_fx")))};
     e.fresh = saved.at("fresh");
     e.is_new = saved.at("is_new");
     e.has_epoch = saved.at("has_epoch");

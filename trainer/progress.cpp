@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include <trainer/core/json.h>
+
 namespace trainer {
 
 const char* to_string(Stage stage) {
@@ -23,13 +25,13 @@ void to_json(nlohmann::json& json, const Progress& progress) {
           {"stepped_batches", progress.stepped_batches}};
 }
 
-void from_json(const nlohmann::json& json, Progress& progress) {
-  json.at("current_epoch").get_to(progress.current_epoch);
-  json.at("global_step").get_to(progress.global_step);
-  json.at("batch_idx").get_to(progress.batch_idx);
-  json.at("batches").get_to(progress.batches);
-  json.at("samples").get_to(progress.samples);
-  json.at("stepped_batches").get_to(progress.stepped_batches);
+void from_json(const nlohmann::json& saved, Progress& progress) {
+  progress.current_epoch = json::to_int64(saved.at("current_epoch"));
+  progress.global_step = json::to_int64(saved.at("global_step"));
+  progress.batch_idx = json::to_int64(saved.at("batch_idx"));
+  progress.batches = json::to_int64(saved.at("batches"));
+  progress.samples = json::to_int64(saved.at("samples"));
+  progress.stepped_batches = json::to_int64(saved.at("stepped_batches"));
 }
 
 }  // namespace trainer

@@ -27,6 +27,6 @@ struct Progress {
 
 /// All but dataloader_idx, by name.
 void to_json(nlohmann::json& json, const Progress& progress);
-void from_json(const nlohmann::json& json, Progress& progress);
+void from_json(const nlohmann::json& saved, Progress& progress);
 
 }  // namespace trainer

@@ -7,6 +7,7 @@
 
 #include <trainer/checkpoint/module_state.h>
 #include <trainer/core/error.h>
+#include <trainer/core/json.h>
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
 #include <trainer/core/type_name.h>
@@ -148,7 +149,7 @@ SavedRun::SavedRun(const CheckpointReader& checkpoint)
     : checkpoint_(checkpoint), state_(checkpoint.json(kState)) {}
 
 uint64_t SavedRun::seed() const {
-  return reading(path(), [&] { return state_.at("seed").get<uint64_t>(); });
+  return reading(path(), [&] { return static_cast<uint64_t>(json::to_int64(state_.at("seed"))); });
 }
 
 Progress SavedRun::progress() const {

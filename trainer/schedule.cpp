@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/json.h>
 
 namespace trainer {
 namespace {
@@ -161,7 +162,7 @@ nlohmann::json ValidationSchedule::state_dict() const {
 }
 
 void ValidationSchedule::load_state_dict(const nlohmann::json& state) {
-  ran_at_ = state.at("ran_at");
+  ran_at_ = json::to_int64(state.at("ran_at"));
   ran_at_s_ = state.at("ran_at_s");
 }
 

@@ -39,7 +39,8 @@ class NumberStream : public IterableDataset {
       return std::nullopt;
     }
     ++num_pulled;
-    return number(1000 * epoch_ + position_++);
+    // Unsigned: a cycle's epoch is any number.
+    return number(static_cast<int64_t>(1000 * static_cast<uint64_t>(epoch_)) + position_++);
   }
 
   int64_t num_pulled = 0;

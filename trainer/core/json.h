@@ -2,6 +2,7 @@
 // Numbers in JSON, which has neither NaN nor infinity: those two are written as text.
 
 #include <cmath>
+#include <cstdint>
 #include <map>
 #include <string>
 
@@ -27,7 +28,17 @@ inline double to_double(const nlohmann::json& number) {
   return number.get<double>();
 }
 
-/// The same for values by name.
+/// A whole number, where nlohmann would convert any, also one that no integer holds. Throws
+/// nlohmann's type_error for anything else.
+inline int64_t to_int64(const nlohmann::json& number) {
+  if (!number.is_number_integer()) {
+    throw nlohmann::json::type_error::create(
+        302, "type must be integer, but is " + number.dump().substr(0, 40), &number);
+  }
+  return number.get<int64_t>();
+}
+
+/// Values by name.
 inline nlohmann::json numbers(const std::map<std::string, double>& values) {
   auto all = nlohmann::json::object();
   for (const auto& [name, value] : values) {

@@ -9,6 +9,7 @@
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/json.h>
 #include <trainer/optim/multi_tensor.h>
 
 namespace trainer {
@@ -128,9 +129,9 @@ nlohmann::json GradScaler::state_dict() const {
 void GradScaler::load_state_dict(const nlohmann::json& state) {
   options_.growth_factor = state.at("growth_factor");
   options_.backoff_factor = state.at("backoff_factor");
-  options_.growth_interval = state.at("growth_interval");
+  options_.growth_interval = json::to_int64(state.at("growth_interval"));
   scale_.fill_(state.at("scale").get<double>());
-  growth_tracker_.fill_(state.at("_growth_tracker").get<int64_t>());
+  growth_tracker_.fill_(json::to_int64(state.at("_growth_tracker")));
 }
 
 }  // namespace trainer
