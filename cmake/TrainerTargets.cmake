@@ -10,6 +10,11 @@ if(PROJECT_IS_TOP_LEVEL AND TRAINER_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
       CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} CCACHE_NOHASHDIR=1 CCACHE_PCH_EXTSUM=1 ${TRAINER_CCACHE})
 endif()
 
+# CMake also names the header itself, by a path that ccache takes for part of the command; the precompiled one holds it.
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  set(CMAKE_CXX_COMPILE_OPTIONS_USE_PCH -Xclang -include-pch -Xclang <PCH_FILE>)
+endif()
+
 # trainer_precompile_headers(TARGET HEADERS...): headers of libraries. Clang writes the paths and times of the headers
 # into what it precompiles, so that no other clone could use what ccache keeps of this one; ccache looks at this sum instead.
 function(trainer_precompile_headers target)
