@@ -47,8 +47,7 @@ void RowFile::load_state_dict(const nlohmann::json& state) {
   if (wanted < 0) {
     throw CheckpointError(
         fmt::format("{}: the checkpoint's state of this logger is {}, not {{\"rows\": N}}. Resume "
-                    "with the loggers "
-                    "of the run that wrote the checkpoint.",
+                    "with the loggers of the run that wrote the checkpoint.",
                     file_.path().string(),
                     state.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
   }
@@ -56,8 +55,7 @@ void RowFile::load_state_dict(const nlohmann::json& state) {
   if (wanted > rows && rows > 0) {
     log::warning(
         fmt::format("{}: has {} rows, {} when the checkpoint was written. The missing rows never "
-                    "reached the disk; "
-                    "training is not affected.",
+                    "reached the disk; training is not affected.",
                     file_.path().string(), rows, wanted));
   }
   if (wanted < rows) {

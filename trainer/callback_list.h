@@ -28,6 +28,9 @@ class CallbackList {
   /// In the order in which they are called.
   const std::vector<std::shared_ptr<Callback>>& all() const { return all_; }
 
+  /// One of them writes checkpoints.
+  bool saves() const { return !all_.empty() && all_.back()->role() == Callback::Role::kSaves; }
+
   /// Calls a hook of every callback: `callbacks.call<&Callback::on_train_start>()`.
   template <auto Hook, class... Args>
   void call(Args&&... args) {

@@ -139,7 +139,7 @@ void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
   Module& module = run_.module;
   CallbackList& callbacks = run_.callbacks;
   const RngIsolation rng;
-  const ModuleAttachment attachment(module, metrics, run_.progress);
+  const ModuleAttachment attachment(module, {.metrics = &metrics, .progress = &run_.progress});
   const GradientsOff gradients_off(run_.stage != Stage::kFit && run_.config.inference_mode);
   ModeScope modes(module);
 
@@ -211,7 +211,7 @@ std::vector<torch::Tensor> EvalLoop::predict(std::vector<EvalData>& data) {
   CallbackList& callbacks = run_.callbacks;
   MetricCollector metrics;  // log() has no meaning here and says so
   metrics.enter(MetricCollector::Scope::kForbidden, "predict");
-  const ModuleAttachment attachment(module, metrics, run_.progress);
+  const ModuleAttachment attachment(module, {.metrics = &metrics, .progress = &run_.progress});
   const GradientsOff gradients_off(run_.config.inference_mode);
   const ModeScope modes(module);
   std::vector<torch::Tensor> predictions;

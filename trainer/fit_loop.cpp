@@ -33,7 +33,8 @@ FitLoop::FitLoop(Run& run, const bool& should_stop)
 }
 
 void FitLoop::setup() {
-  const EstimateAttachment estimate(module_, [this] { return estimated_stepping_batches(); });
+  const std::function<int64_t()> estimate = [this] { return estimated_stepping_batches(); };
+  const ModuleAttachment attachment(module_, {.estimate_steps = &estimate});
   optimization_ = std::make_unique<Optimization>(run_, estimated_schedule_steps());
 }
 
@@ -55,8 +56,8 @@ int64_t FitLoop::estimated_schedule_steps() {
 }
 
 void FitLoop::run() {
-  const ModuleAttachment attachment(module_, metrics_, progress_);
-  const OptimizationAttachment optimizers(module_, *optimization_);
+  const ModuleAttachment attachment(
+      module_, {.metrics = &metrics_, .progress = &progress_, .optimization = optimization_.get()});
   run_sanity_check();
   if (!data_.is_open()) {
     data_.open();
@@ -218,7 +219,7 @@ torch::Tensor FitLoop::optimize(const Batch& batch, const TrainingData::Place& p
       loss = module_.training_step(batch, progress_.batch_idx);
     }
     check_loss(module_, loss);
-    if (checks_finite_loss_ && loss.is_cpu()) {  // elsewhere reading it would make the step wait
+    if (checks_finite_loss_) {
       check_finite(loss, batch, progress_);
     }
     if (place.is_first) {
@@ -258,7 +259,7 @@ torch::Tensor FitLoop::optimize_by_hand(const Batch& batch) {
   if (!loss.defined()) {
     return loss;
   }
-  if (checks_finite_loss_ && loss.is_cpu() && loss.numel() == 1) {
+  if (checks_finite_loss_) {
     check_finite(loss, batch, progress_);
   }
   return loss.variable_data();

@@ -28,8 +28,7 @@ std::string describe_non_finite(const Batch& batch) {
     const auto indices = bad.nonzero();
     text += fmt::format(
         " Tensor {} of the batch has NaN or infinite values in {} of {} samples, the first is "
-        "sample "
-        "{}: clean the data.",
+        "sample {}: clean the data.",
         i, indices.size(0), samples.size(0), indices[0][0].item<int64_t>());
   }
   return text;
@@ -54,6 +53,9 @@ void check_loss(const Module& module, const torch::Tensor& loss) {
 }
 
 void check_finite(const torch::Tensor& loss, const Batch& batch, const Progress& progress) {
+  if (!loss.is_cpu() || loss.numel() != 1) {
+    return;
+  }
   const double value =
       loss.scalar_type() == at::kFloat ? *loss.const_data_ptr<float>() : loss.item().toDouble();
   if (std::isfinite(value)) {
@@ -63,9 +65,8 @@ void check_finite(const torch::Tensor& loss, const Batch& batch, const Progress&
   throw NonFiniteError(fmt::format(
       "the loss is {} at epoch {}, batch {}, after {} optimizer steps.{}\n  What was "
       "saved before is untouched. Clip gradients (trainer.gradient_clip_val; a resumed run takes "
-      "it), "
-      "or begin anew with a lower learning rate, or set trainer.check_finite_loss=false to go on "
-      "regardless.",
+      "it), or begin anew with a lower learning rate, or set trainer.check_finite_loss=false to go "
+      "on regardless.",
       std::isnan(value) ? "NaN" : "infinite", progress.current_epoch, progress.batch_idx,
       progress.global_step, inputs.empty() ? " The batch itself is finite." : inputs));
 }

@@ -8,8 +8,9 @@ namespace trainer {
 /// Throws UsageError for a loss that is not one element, or that depends on no parameter.
 void check_loss(const Module& module, const torch::Tensor& loss);
 
-/// Throws NonFiniteError for a loss on the processor that is NaN or infinite, with what of the
-/// batch is to blame. Syncs: no.
+/// Throws NonFiniteError for a loss that is NaN or infinite, with what of the batch is to blame.
+/// Only a loss of one element on the processor is looked at: elsewhere, reading it would make the
+/// step wait. Syncs: no.
 void check_finite(const torch::Tensor& loss, const Batch& batch, const Progress& progress);
 
 }  // namespace trainer

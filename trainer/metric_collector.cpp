@@ -1,8 +1,6 @@
 #include <trainer/metric_collector.h>
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
 
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
@@ -24,21 +22,15 @@ double read_scalar(const torch::Tensor& value) {
   }
 }
 
-double start_value(ReduceFx fx) {
+/// A mean is merged as a sum of weighted values.
+ReduceOp merge_op(ReduceFx fx) {
   switch (fx) {
-    case ReduceFx::kMin: return std::numeric_limits<double>::infinity();
-    case ReduceFx::kMax: return -std::numeric_limits<double>::infinity();
-    default: return 0;
+    case ReduceFx::kMin: return ReduceOp::kMin;
+    case ReduceFx::kMax: return ReduceOp::kMax;
+    case ReduceFx::kMean:
+    case ReduceFx::kSum: break;
   }
-}
-
-/// NaN must not get lost in a comparison.
-double merged(ReduceFx fx, double a, double b) {
-  switch (fx) {
-    case ReduceFx::kMin: return std::isnan(b) || b < a ? b : a;
-    case ReduceFx::kMax: return std::isnan(b) || b > a ? b : a;
-    default: return a + b;
-  }
+  return ReduceOp::kSum;
 }
 
 int64_t num_elements(const std::vector<torch::Tensor>& tensors) {
@@ -52,11 +44,11 @@ int64_t num_elements(const std::vector<torch::Tensor>& tensors) {
 /// The value that the columns from `at` on, [rank, {reduced, weight}], stand for; moves `at` on.
 double merged_value(ReduceFx fx, const torch::Tensor& rows, int64_t& at) {
   const auto columns = rows.accessor<double, 2>();
-  double reduced = start_value(fx);
+  double reduced = metrics::identity(merge_op(fx));
   double weight = 0;
   for (int64_t rank = 0; rank < rows.size(0); ++rank) {
     if (columns[rank][at + 1] > 0) {
-      reduced = merged(fx, reduced, columns[rank][at]);
+      reduced = metrics::merge(reduced, columns[rank][at], merge_op(fx));
       weight += columns[rank][at + 1];
     }
   }
@@ -87,6 +79,14 @@ bool same(const LogOptions& a, const LogOptions& b) {
 
 }  // namespace
 
+std::string MetricCollector::Entry::step_name() const {
+  return *options.on_step && *options.on_epoch ? name + "_step" : name;
+}
+
+std::string MetricCollector::Entry::epoch_name() const {
+  return *options.on_step && *options.on_epoch ? name + "_epoch" : name;
+}
+
 MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
                                                const LogOptions& options, metrics::Metric* metric) {
   std::string suffixed;
@@ -115,15 +115,14 @@ MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
       if (metric != nullptr && other.metric == metric) {
         throw UsageError(
             fmt::format("log('{}') in {}: the same metric is logged as '{}'. Use a metric for each "
-                        "name, and for "
-                        "each of several loaders.",
+                        "name, and for each of several loaders.",
                         name, hook_, other.name));
       }
     }
     Entry made;
     made.name = name;
     made.options = resolved;
-    made.reduced = start_value(resolved.reduce_fx);
+    made.reduced = metrics::identity(merge_op(resolved.reduce_fx));
     made.metric = metric;
     return add(std::move(made));
   }
@@ -137,22 +136,21 @@ MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
   if (!same(existing.options, resolved)) {
     throw UsageError(
         fmt::format("log('{}') in {}: logged before with other options (on_step, on_epoch, "
-                    "prog_bar, logger or reduce_fx). Use one "
-                    "set of options for a name, or two names.",
+                    "prog_bar, logger or reduce_fx). Use one set of options for a name, or two "
+                    "names.",
                     name, hook_));
   }
   return existing;
 }
 
 MetricCollector::Entry& MetricCollector::add(Entry made) {
-  const bool both = *made.options.on_step && *made.options.on_epoch;
-  const auto names =
-      both ? std::vector{made.name + "_step", made.name + "_epoch"} : std::vector{made.name};
-  for (const auto& name : names) {
-    if (!logged_names_.insert(name).second) {
-      throw UsageError(fmt::format(
-          "log('{}') in {}: its values are called '{}', as those of another name. Rename one.",
-          made.name, hook_, name));
+  for (const auto& other : entries_) {
+    for (const auto& name : {made.step_name(), made.epoch_name()}) {
+      if (name == other.step_name() || name == other.epoch_name()) {
+        throw UsageError(fmt::format(
+            "log('{}') in {}: its values are called '{}', as those of '{}'. Rename one.", made.name,
+            hook_, name, other.name));
+      }
     }
   }
   index_.emplace(made.name, entries_.size());
@@ -220,7 +218,7 @@ void MetricCollector::log(std::string_view name, double value, const LogOptions&
 
 void MetricCollector::accumulate(Entry& e, double value) {
   e.has_epoch = true;
-  e.reduced = merged(e.options.reduce_fx, e.reduced, value);
+  e.reduced = metrics::merge(e.reduced, value, merge_op(e.options.reduce_fx));
 }
 
 void MetricCollector::accumulate(Entry& e, const torch::Tensor& value, double weight) {
@@ -233,12 +231,7 @@ void MetricCollector::accumulate(Entry& e, const torch::Tensor& value, double we
     e.device_reduced = is_mean ? term : term.clone();
     return;
   }
-  switch (e.options.reduce_fx) {
-    case ReduceFx::kMean:
-    case ReduceFx::kSum: e.device_reduced.add_(term); break;
-    case ReduceFx::kMin: e.device_reduced.copy_(torch::minimum(e.device_reduced, term)); break;
-    case ReduceFx::kMax: e.device_reduced.copy_(torch::maximum(e.device_reduced, term)); break;
-  }
+  metrics::merge(e.device_reduced, term, merge_op(e.options.reduce_fx));
 }
 
 std::vector<double> MetricCollector::fetch(const std::vector<torch::Tensor>& more) {
@@ -271,23 +264,12 @@ std::vector<double> MetricCollector::fetch(const std::vector<torch::Tensor>& mor
   return {next, values.const_data_ptr<double>() + values.numel()};
 }
 
-Metrics MetricCollector::step_metrics() {
+Metrics MetricCollector::last_values(bool LogOptions::*wanted) {
   fetch();
   Metrics metrics;
   for (const auto& e : entries_) {
-    if (e.fresh && *e.options.on_step && e.options.logger) {
-      metrics.emplace_back(*e.options.on_epoch ? e.name + "_step" : e.name, e.last);
-    }
-  }
-  return metrics;
-}
-
-Metrics MetricCollector::progress_bar_metrics() {
-  fetch();
-  Metrics metrics;
-  for (const auto& e : entries_) {
-    if (e.fresh && e.options.prog_bar && *e.options.on_step) {
-      metrics.emplace_back(*e.options.on_epoch ? e.name + "_step" : e.name, e.last);
+    if (e.fresh && *e.options.on_step && e.options.*wanted) {
+      metrics.emplace_back(e.step_name(), e.last);
     }
   }
   return metrics;
@@ -300,7 +282,7 @@ Metrics MetricCollector::new_values() {
     if (e.is_new && *e.options.on_step) {
       metrics.emplace_back(e.name, e.last);
       if (*e.options.on_epoch) {
-        metrics.emplace_back(e.name + "_step", e.last);
+        metrics.emplace_back(e.step_name(), e.last);
       }
     }
   }
@@ -348,8 +330,7 @@ std::vector<MetricCollector::EpochValue> MetricCollector::reduce_epoch(Strategy&
     }
     const double value = e.metric != nullptr ? merged_value(*e.metric, rows, at)
                                              : merged_value(e.options.reduce_fx, rows, at);
-    values.push_back({*e.options.on_step ? e.name + "_epoch" : e.name, e.name, value,
-                      e.options.logger, e.options.prog_bar});
+    values.push_back({e.epoch_name(), e.name, value, e.options.logger, e.options.prog_bar});
   }
   return values;
 }
@@ -358,7 +339,7 @@ void MetricCollector::reset_epoch() {
   for (auto& e : entries_) {
     e.fresh = false;
     e.has_epoch = false;
-    e.reduced = start_value(e.options.reduce_fx);
+    e.reduced = metrics::identity(merge_op(e.options.reduce_fx));
     e.weight = 0;
     e.device_reduced.reset();
     if (e.metric != nullptr) {
@@ -410,7 +391,6 @@ void MetricCollector::load_state_dict(const nlohmann::json& state, const NamedMe
   }
   index_.clear();
   entries_.clear();
-  logged_names_.clear();
   for (const auto& saved : state.at("names")) {
     Entry e;
     e.name = saved.at("name");

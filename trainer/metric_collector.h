@@ -9,7 +9,6 @@
 #include <functional>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -69,8 +68,8 @@ class MetricCollector {
 
   /// The values of the last step that were logged on_step: for loggers, or those shown in the
   /// progress bar.
-  Metrics step_metrics();
-  Metrics progress_bar_metrics();
+  Metrics step_metrics() { return last_values(&LogOptions::logger); }
+  Metrics progress_bar_metrics() { return last_values(&LogOptions::prog_bar); }
   /// Step values logged since the last forget_new_values(), under every name a callback may ask
   /// for.
   Metrics new_values();
@@ -95,6 +94,10 @@ class MetricCollector {
 
  private:
   struct Entry {
+    /// The names of its values, for loggers: with _step and _epoch where both are logged.
+    std::string step_name() const;
+    std::string epoch_name() const;
+
     std::string name;
     LogOptions options;   // with on_step and on_epoch resolved
     bool fresh = false;   // logged since the last epoch's end
@@ -111,6 +114,8 @@ class MetricCollector {
   Entry& entry(std::string_view name, const LogOptions& options, metrics::Metric* metric = nullptr);
   void take(Entry& e, const torch::Tensor& value);
   Entry& add(Entry made);
+  /// The step values of this epoch whose options have `wanted`.
+  Metrics last_values(bool LogOptions::*wanted);
   void accumulate(Entry& e, double value);
   void accumulate(Entry& e, const torch::Tensor& value, double weight);
   /// Brings every value that still lies on another device here, and the elements of `more`, in one
@@ -122,8 +127,7 @@ class MetricCollector {
     size_t operator()(std::string_view s) const { return std::hash<std::string_view>()(s); }
   };
   std::unordered_map<std::string, size_t, Hash, std::equal_to<>> index_;
-  std::vector<Entry> entries_;          // in the order of first use
-  std::set<std::string> logged_names_;  // those of the loggers' columns: with _step and _epoch
+  std::vector<Entry> entries_;  // in the order of first use
   std::string suffix_;
   Scope scope_ = Scope::kForbidden;
   const char* hook_ = "code outside of a run";

@@ -79,21 +79,20 @@ void Module::unfreeze() {
 }
 
 void Module::log(std::string_view name, metrics::Metric& metric, const LogOptions& options) {
-  if (metrics_ == nullptr) {
+  if (context_.metrics == nullptr) {
     return;
   }
   const auto is_metric = [&](const auto& one) { return one.second == &metric; };
-  if (!metrics_->knows(metric)) {
+  if (!context_.metrics->knows(metric)) {
     const auto all = registered_metrics(*this);
     if (std::none_of(all.begin(), all.end(), is_metric)) {
       throw UsageError(
           fmt::format("log('{}'): the metric is not registered in {}, so that checkpoints would "
-                      "lack its state. "
-                      "Make it with register_module().",
+                      "lack its state. Make it with register_module().",
                       name, class_name(*this)));
     }
   }
-  metrics_->log(name, metric, options);
+  context_.metrics->log(name, metric, options);
 }
 
 MetricCollector::NamedMetrics registered_metrics(const Module& module) {
@@ -107,22 +106,22 @@ MetricCollector::NamedMetrics registered_metrics(const Module& module) {
 }
 
 ManualOptimization& Module::optimization() const {
-  if (optimization_ == nullptr) {
+  if (context_.optimization == nullptr) {
     throw UsageError(fmt::format(
         "{}: optimizers are there while fit trains only. Use them in training_step() and the hooks "
         "around it.",
         class_name(*this)));
   }
-  return *optimization_;
+  return *context_.optimization;
 }
 
 int64_t Module::estimated_stepping_batches() const {
-  if (estimate_steps_ == nullptr) {
+  if (context_.estimate_steps == nullptr) {
     throw UsageError(
         fmt::format("{}: estimated_stepping_batches() is known in configure_optimizers() only.",
                     class_name(*this)));
   }
-  return (*estimate_steps_)();
+  return (*context_.estimate_steps)();
 }
 
 OptimizerHandle Module::optimizer(size_t index) {

@@ -38,6 +38,14 @@ namespace trainer {
 
 class Callback;
 
+/// What a run gives a module; null outside of it.
+struct ModuleContext {
+  MetricCollector* metrics = nullptr;
+  const Progress* progress = nullptr;
+  ManualOptimization* optimization = nullptr;
+  const std::function<int64_t()>* estimate_steps = nullptr;
+};
+
 class Module : public torch::nn::Module {
  public:
   using Base = Module;
@@ -144,13 +152,13 @@ class Module : public torch::nn::Module {
   /// for a device. Throws UsageError for a tensor of more than one element or a hook that cannot
   /// log.
   void log(std::string_view name, const torch::Tensor& value, const LogOptions& options = {}) {
-    if (metrics_ != nullptr) {
-      metrics_->log(name, value, options);
+    if (context_.metrics != nullptr) {
+      context_.metrics->log(name, value, options);
     }
   }
   void log(std::string_view name, double value, const LogOptions& options = {}) {
-    if (metrics_ != nullptr) {
-      metrics_->log(name, value, options);
+    if (context_.metrics != nullptr) {
+      context_.metrics->log(name, value, options);
     }
   }
 
@@ -182,19 +190,16 @@ class Module : public torch::nn::Module {
   [[nodiscard]] ToggleScope toggle(const OptimizerHandle& optimizer);
 
   /// current_epoch, global_step, batch_idx of the run this module is in; zeros outside of one.
-  const Progress& progress() const { return *progress_; }
+  const Progress& progress() const {
+    return context_.progress != nullptr ? *context_.progress : kNoProgress;
+  }
 
  private:
   friend class ModuleAttachment;
-  friend class OptimizationAttachment;
-  friend class EstimateAttachment;
   ManualOptimization& optimization() const;
 
   static const Progress kNoProgress;
-  ManualOptimization* optimization_ = nullptr;
-  MetricCollector* metrics_ = nullptr;
-  const Progress* progress_ = &kNoProgress;
-  const std::function<int64_t()>* estimate_steps_ = nullptr;
+  ModuleContext context_;
 };
 
 /// The metrics that are registered in a module, by their dotted names.
@@ -203,56 +208,26 @@ MetricCollector::NamedMetrics registered_metrics(const Module& module);
 /// The class of a module without its namespaces: what checkpoints record.
 std::string class_name(const Module& module);
 
-/// Connects a module to a loop's metrics and progress for the scope's life; scopes nest (validation
-/// inside training).
+/// Gives a module what a loop has for it, for the scope's life. Scopes nest: what the inner one
+/// leaves out stays that of the outer (in validation within fit, the optimizers).
 class ModuleAttachment {
  public:
-  ModuleAttachment(Module& module, MetricCollector& metrics, const Progress& progress)
-      : module_(module), metrics_(module.metrics_), progress_(module.progress_) {
-    module.metrics_ = &metrics;
-    module.progress_ = &progress;
+  ModuleAttachment(Module& module, const ModuleContext& context)
+      : module_(module), outer_(module.context_) {
+    auto& own = module.context_;
+    own.metrics = context.metrics != nullptr ? context.metrics : own.metrics;
+    own.progress = context.progress != nullptr ? context.progress : own.progress;
+    own.optimization = context.optimization != nullptr ? context.optimization : own.optimization;
+    own.estimate_steps =
+        context.estimate_steps != nullptr ? context.estimate_steps : own.estimate_steps;
   }
   ModuleAttachment(const ModuleAttachment&) = delete;
   ModuleAttachment& operator=(const ModuleAttachment&) = delete;
-  ~ModuleAttachment() {
-    module_.metrics_ = metrics_;
-    module_.progress_ = progress_;
-  }
+  ~ModuleAttachment() { module_.context_ = outer_; }
 
  private:
   Module& module_;
-  MetricCollector* metrics_;
-  const Progress* progress_;
-};
-
-/// Gives a module its optimizers for the scope's life.
-class OptimizationAttachment {
- public:
-  OptimizationAttachment(Module& module, ManualOptimization& optimization) : module_(module) {
-    module.optimization_ = &optimization;
-  }
-  OptimizationAttachment(const OptimizationAttachment&) = delete;
-  OptimizationAttachment& operator=(const OptimizationAttachment&) = delete;
-  ~OptimizationAttachment() { module_.optimization_ = nullptr; }
-
- private:
-  Module& module_;
-};
-
-/// Lets a module ask for the length of the fit for the scope's life.
-class EstimateAttachment {
- public:
-  EstimateAttachment(Module& module, std::function<int64_t()> estimate)
-      : module_(module), estimate_(std::move(estimate)) {
-    module.estimate_steps_ = &estimate_;
-  }
-  EstimateAttachment(const EstimateAttachment&) = delete;
-  EstimateAttachment& operator=(const EstimateAttachment&) = delete;
-  ~EstimateAttachment() { module_.estimate_steps_ = nullptr; }
-
- private:
-  Module& module_;
-  const std::function<int64_t()> estimate_;
+  const ModuleContext outer_;
 };
 
 }  // namespace trainer

@@ -1,6 +1,5 @@
 #include <trainer/optimization.h>
 
-#include <algorithm>
 #include <typeinfo>
 
 #include <ATen/autocast_mode.h>
@@ -29,16 +28,12 @@ Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
                                ? run_.optimizer_choice->create(run_.module, total_steps)
                                : run_.module.configure_optimizers();
   entries_ = std::move(config.entries());
-  const auto& callbacks = run_.callbacks.all();
-  const bool saves = std::any_of(callbacks.begin(), callbacks.end(), [](const auto& callback) {
-    return callback->role() == Callback::Role::kSaves;
-  });
   for (const auto& entry : entries_) {
     if (entry.optimizer == nullptr) {
       throw UsageError(fmt::format("{}::configure_optimizers() returned a null optimizer.",
                                    class_name(run_.module)));
     }
-    if (saves && !has_optimizer_state(*entry.optimizer)) {
+    if (run_.callbacks.saves() && !has_optimizer_state(*entry.optimizer)) {
       optimizer_state(*entry.optimizer);  // throws with what to do: now, not at the first save
     }
   }
@@ -87,10 +82,8 @@ void Optimization::check_settings() const {
     if (entries_.size() > 1) {
       throw UsageError(
           fmt::format("{}::configure_optimizers() returned {} optimizers; automatic optimization "
-                      "knows which to "
-                      "step only where there is one. Override automatic_optimization() to return "
-                      "false, and step "
-                      "them in training_step().",
+                      "knows which to step only where there is one. Override "
+                      "automatic_optimization() to return false, and step them in training_step().",
                       name, entries_.size()));
     }
     return;

@@ -196,8 +196,7 @@ void SavedRun::restore_loop(FitLoop& loop, Module& module) const {
     if (groups.size() != optimization.num_optimizers()) {
       throw CheckpointError(
           fmt::format("{}: holds {} optimizers, the module's configure_optimizers() returned {}. "
-                      "Resume with the "
-                      "same ones.",
+                      "Resume with the same ones.",
                       path().string(), groups.size(), optimization.num_optimizers()));
     }
     for (size_t i = 0; i < groups.size(); ++i) {

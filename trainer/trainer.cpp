@@ -311,12 +311,10 @@ void Trainer::tear_down(std::string_view status) {
 
 void Trainer::claim_run_directory(const SavedRun* saved) {
   const bool is_fit = stage_ == Stage::kFit;
-  const bool saves = std::any_of(callbacks_.begin(), callbacks_.end(), [](const auto& callback) {
-    return callback->role() == Callback::Role::kSaves;
-  });
   const auto of_checkpoint =
       saved != nullptr ? RunDirectory::containing(saved->path()) : std::nullopt;
-  const bool writes = !loggers_.empty() || (is_fit && saves) || stage_ == Stage::kPredict;
+  const bool writes =
+      !loggers_.empty() || (is_fit && run_->callbacks.saves()) || stage_ == Stage::kPredict;
   if (!writes) {
     run_directory_ = of_checkpoint;
     return;

@@ -182,8 +182,7 @@ TEST(LearningRateMonitor, LogsTheRateOfAnyOptimizerButNotWhatItDoesNotTell) {
   EXPECT_EQ(logged("lr-Walk"), (Values{{11, 0.25}}));
   EXPECT_EQ(thrown<UsageError>([&] { fit({.log_weight_decay = true}, walking); }),
             "LearningRateMonitor: Walk does not tell its momentum and weight decay. Derive it from "
-            "StatefulOptimizer, "
-            "or set log_momentum and log_weight_decay to false.");
+            "StatefulOptimizer, or set log_momentum and log_weight_decay to false.");
 }
 
 TEST(LearningRateMonitor, RefusesAnUnknownInterval) {

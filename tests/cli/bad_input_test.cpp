@@ -61,8 +61,8 @@ TEST_F(CliTest, EveryMistakeOfAConfigIsToldAtOnce) {
 TEST_F(CliTest, ClassIsUnknown) {
   expect_error(base("fit", {"--model=DigitMLP"}), 2,
                "command line: model: unknown module 'DigitMLP'. Did you mean 'DigitsMLP'? `trainer "
-               "list` shows what "
-               "there is; a class of a plug-in needs `plugins: [name]` or --plugin.");
+               "list` shows what there is; a class of a plug-in needs `plugins: [name]` or "
+               "--plugin.");
 }
 
 TEST_F(CliTest, PlugInIsUnknown) {
@@ -149,8 +149,7 @@ TEST_F(CliTest, DataHoldsNan) {
 TEST_F(CliTest, ModuleLogsAVector) {
   expect_error(base("fit", {"--plugin", TRAINER_BAD_MODULES, "--model=LogsVector"}), 1,
                "log('probabilities') in training_step: the value is a tensor of shape [3], not one "
-               "number. Log "
-               "value.mean(), say.");
+               "number. Log value.mean(), say.");
 }
 
 TEST_F(CliTest, ModuleThrows) {

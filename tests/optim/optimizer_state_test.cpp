@@ -338,8 +338,7 @@ TEST(OptimizerState, IsRefusedForOthersWithTheirName) {
     return "The state of optimizer " + name +
            " can be neither saved nor restored: it is not one of LibTorch's Adam, AdamW, SGD, "
            "RMSprop, Adagrad and LBFGS.\n  Derive its class from trainer::StatefulOptimizer too, "
-           "or use "
-           "another optimizer.";
+           "or use another optimizer.";
   };
   PlainOptimizer plain(make_parameters());
   EXPECT_FALSE(has_optimizer_state(plain));

@@ -58,7 +58,8 @@ class ToyModule : public Module {
   torch::Tensor predict_step(const Batch& batch, int64_t) override { return forward(batch[0]); }
 
   OptimizerConfig configure_optimizers() override {
-    auto optimizer = std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(0.01).eps(1e-4));
+    auto optimizer =
+        std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(0.01).eps(1e-4));
     auto schedule = std::make_unique<WarmupCosineLR>(*optimizer, 5, 200);
     return {std::move(optimizer), {.scheduler = std::move(schedule), .interval = Interval::kStep}};
   }
@@ -68,6 +69,15 @@ class ToyModule : public Module {
   torch::nn::Dropout dropout_;
   torch::nn::Linear fc2_;
 };
+
+/// All parameters, one after the other.
+inline torch::Tensor flat_weights(const Module& module) {
+  std::vector<torch::Tensor> all;
+  for (const auto& parameter : module.parameters()) {
+    all.push_back(parameter.detach().flatten());
+  }
+  return torch::cat(all);
+}
 
 /// Settings that write nothing and print nothing.
 inline TrainerConfig quiet() {

@@ -34,14 +34,6 @@ class StreamData : public ToyData {
   DataLoader train_dataloader() override { return {std::make_shared<Stream>(), {.batch_size = 4}}; }
 };
 
-torch::Tensor flat(const Module& module) {
-  std::vector<torch::Tensor> all;
-  for (const auto& parameter : module.parameters()) {
-    all.push_back(parameter.detach().flatten());
-  }
-  return torch::cat(all);
-}
-
 /// Counts what happens in a fit.
 class Counter : public ToyModule {
  public:
@@ -55,6 +47,24 @@ class Counter : public ToyModule {
   }
   int64_t skip_at = -1, epochs = 0, validations = 0;
 };
+
+struct Trained {
+  torch::Tensor weights;
+  Progress progress;
+  int64_t validations;
+};
+
+/// Trains from new weights, or from a checkpoint, with checkpoints of its own.
+template <typename Data>
+Trained train(TrainerConfig config, uint64_t seed, const Trainer::CkptPath& ckpt_path = {}) {
+  seed_everything(seed);
+  Counter module;
+  Data data;
+  config.enable_checkpointing = true;
+  Trainer trainer(config);
+  trainer.fit(module, data, ckpt_path);
+  return {flat_weights(module), trainer.progress(), module.validations};
+}
 
 TEST(FitLoop, TrainsOnAStreamUntilItEnds) {
   Counter module;
@@ -82,52 +92,40 @@ TEST(FitLoop, AccumulatesOverTheEndOfAStream) {
 }
 
 TEST(FitLoop, ResumesAStreamBitForBit) {
-  const auto train = [](int64_t max_steps, const Trainer::CkptPath& ckpt_path, uint64_t seed) {
-    seed_everything(seed);
-    ToyModule module;
-    StreamData data;
-    TrainerConfig config = quiet();
-    config.enable_checkpointing = true;
-    config.max_steps = max_steps;
-    Trainer(config).fit(module, data, ckpt_path);
-    return flat(module);
-  };
+  TrainerConfig config = quiet();
+  config.max_steps = 8;
   const TempDir whole;
-  torch::Tensor expected;
-  {
+  const auto expected = [&] {
     const WorkingDirectory here(whole.path());
-    expected = train(8, {}, 5);
-  }
+    return train<StreamData>(config, 5);
+  }();
   for (int64_t stop = 1; stop < 8; ++stop) {
     const TempDir parts;
     const WorkingDirectory here(parts.path());
-    train(stop, {}, 5);
-    EXPECT_TRUE(torch::equal(train(8, "last", 6), expected)) << "stopped after step " << stop;
+    TrainerConfig part = config;
+    part.max_steps = stop;
+    train<StreamData>(part, 5);
+    const auto resumed = train<StreamData>(config, 6, "last");
+    EXPECT_TRUE(torch::equal(resumed.weights, expected.weights)) << "stopped after step " << stop;
   }
 }
 
 /// The default checkpoint is that after validation, when the stream has ended.
 TEST(FitLoop, ResumesAStreamAtTheEndOfAnEpoch) {
-  const auto train = [](int64_t max_epochs, const Trainer::CkptPath& ckpt_path, uint64_t seed) {
-    seed_everything(seed);
-    Counter module;
-    StreamData data;
-    TrainerConfig config = quiet();
-    config.enable_checkpointing = true;
-    config.max_epochs = max_epochs;
-    Trainer(config).fit(module, data, ckpt_path);
-    return std::pair(flat(module), module.validations);
-  };
+  TrainerConfig config = quiet();
+  config.max_epochs = 3;
   const TempDir whole, parts;
   const auto expected = [&] {
     const WorkingDirectory here(whole.path());
-    return train(3, {}, 5).first;
+    return train<StreamData>(config, 5);
   }();
   const WorkingDirectory here(parts.path());
-  train(1, {}, 5);
-  const auto [weights, validations] = train(3, "last", 6);
-  EXPECT_TRUE(torch::equal(weights, expected));
-  EXPECT_EQ(validations, 2) << "that of the first epoch was before the checkpoint";
+  TrainerConfig first = config;
+  first.max_epochs = 1;
+  train<StreamData>(first, 5);
+  const auto resumed = train<StreamData>(config, 6, "last");
+  EXPECT_TRUE(torch::equal(resumed.weights, expected.weights));
+  EXPECT_EQ(resumed.validations, 2) << "that of the first epoch was before the checkpoint";
 }
 
 TEST(FitLoop, DoesNotRepeatTheValidationOfAnEpochThatIsOver) {
@@ -147,39 +145,35 @@ TEST(FitLoop, DoesNotRepeatTheValidationOfAnEpochThatIsOver) {
   EXPECT_EQ(trainer.progress().batches, 10 + 20);
 }
 
+/// 50 samples: an epoch has 4 steps, the last of 2 samples.
+class GlobalData : public ToyData {
+ public:
+  DataLoader train_dataloader() override {
+    return {dataset(), {.global_batch_size = 16, .shuffle = true}};
+  }
+};
+
 /// A step takes 16 samples in every epoch, in 4 batches of 4 and in 2 of 8.
 TEST(FitLoop, KeepsTheGlobalBatchSizeWhenAccumulationChanges) {
-  class GlobalData : public ToyData {
-   public:
-    DataLoader train_dataloader() override {
-      return {dataset(), {.global_batch_size = 16, .shuffle = true}};
-    }
-  };
-  const auto train = [](int64_t max_steps, const Trainer::CkptPath& ckpt_path, uint64_t seed) {
-    seed_everything(seed);
-    ToyModule module;
-    GlobalData data;  // 50 samples: 4 steps, the last of 2 samples
-    TrainerConfig config = quiet();
-    config.enable_checkpointing = true;
-    config.max_steps = max_steps;
-    config.accumulate_grad_batches = Accumulation({{0, 4}, {1, 2}});
-    Trainer trainer(config);
-    trainer.fit(module, data, ckpt_path);
-    return std::pair(flat(module), trainer.progress());
-  };
+  TrainerConfig config = quiet();
+  config.max_steps = 8;
+  config.accumulate_grad_batches = Accumulation({{0, 4}, {1, 2}});
   const TempDir whole;
-  const auto [expected, progress] = [&] {
+  const auto expected = [&] {
     const WorkingDirectory here(whole.path());
-    return train(8, {}, 5);
+    return train<GlobalData>(config, 5);
   }();
-  EXPECT_EQ(progress.current_epoch, 2);
-  EXPECT_EQ(progress.samples, 100);
-  EXPECT_EQ(progress.batches, 13 + 7);
+  EXPECT_EQ(expected.progress.current_epoch, 2);
+  EXPECT_EQ(expected.progress.samples, 100);
+  EXPECT_EQ(expected.progress.batches, 13 + 7);
   for (const int64_t stop : {3, 4, 6}) {
     const TempDir parts;
     const WorkingDirectory here(parts.path());
-    train(stop, {}, 5);
-    EXPECT_TRUE(torch::equal(train(8, "last", 6).first, expected)) << "stopped after step " << stop;
+    TrainerConfig part = config;
+    part.max_steps = stop;
+    train<GlobalData>(part, 5);
+    const auto resumed = train<GlobalData>(config, 6, "last");
+    EXPECT_TRUE(torch::equal(resumed.weights, expected.weights)) << "stopped after step " << stop;
   }
 }
 

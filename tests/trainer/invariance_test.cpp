@@ -29,11 +29,7 @@ torch::Tensor train(const TrainerConfig& config, DataModule& data) {
   seed_everything(11);
   ToyModule module;
   Trainer(config).fit(module, data);
-  std::vector<torch::Tensor> all;
-  for (const auto& parameter : module.parameters()) {
-    all.push_back(parameter.detach().flatten());
-  }
-  return torch::cat(all);
+  return flat_weights(module);
 }
 
 TrainerConfig three_epochs() {

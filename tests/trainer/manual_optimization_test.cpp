@@ -38,14 +38,6 @@ TrainerConfig steps(int64_t max_steps) {
   return config;
 }
 
-torch::Tensor flat(const Module& module) {
-  std::vector<torch::Tensor> all;
-  for (const auto& parameter : module.parameters()) {
-    all.push_back(parameter.detach().flatten());
-  }
-  return torch::cat(all);
-}
-
 TEST(ManualOptimization, EqualsTheAutomaticOneBitForBit) {
   for (const auto& precision : Precision::names()) {
     const auto train = [&](Module& module, std::optional<double> clip_norm) {
@@ -57,7 +49,7 @@ TEST(ManualOptimization, EqualsTheAutomaticOneBitForBit) {
       Trainer trainer(config);
       trainer.fit(module, data);
       EXPECT_EQ(trainer.progress().global_step, 30);
-      return flat(module);
+      return flat_weights(module);
     };
     for (const double clip_norm : {0.0, 0.1}) {
       seed_everything(1);
@@ -170,7 +162,7 @@ TEST(ManualOptimization, ResumesBitForBit) {
     TrainerConfig config = steps(max_steps);
     config.enable_checkpointing = true;
     Trainer(config).fit(module, data, ckpt_path);
-    return flat(module);
+    return flat_weights(module);
   };
   const TempDir whole, parts;
   torch::Tensor expected;

@@ -269,7 +269,7 @@ TEST(MetricCollector, RefusesNamesThatBecomeTheSame) {
   metrics.log("loss", 1.0, {.on_epoch = true});
   EXPECT_EQ(thrown<UsageError>([&] { metrics.log("loss_step", 1.0, {}); }),
             "log('loss_step') in training_step: its values are called 'loss_step', as those of "
-            "another name. Rename one.");
+            "'loss'. Rename one.");
 }
 
 TEST(MetricCollector, RefusesOneNameForTwoMetrics) {

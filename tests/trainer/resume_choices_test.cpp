@@ -16,6 +16,7 @@ namespace trainer::test {
 namespace {
 
 constexpr int64_t kBatches = 40;
+const RunDirectory kRun("runs/version_0");
 
 /// What a run is made of; classes in YAML.
 struct Choices {
@@ -95,12 +96,6 @@ class Net : public Module {
       "accuracy", std::make_shared<metrics::Accuracy>(metrics::AccuracyOptions{.num_classes = 2}));
 };
 
-fs::Path newest_checkpoint() {
-  std::string last = read_file("runs/version_0/checkpoints/last");
-  last.pop_back();
-  return fs::Path("runs/version_0/checkpoints") / last;
-}
-
 /// Trains to the end, from the start or from `last`; returns the files of the last checkpoint.
 std::map<std::string, std::string> train(const Choices& c, int64_t interrupt_after,
                                          const Trainer::CkptPath& ckpt_path, uint64_t seed) {
@@ -129,7 +124,7 @@ std::map<std::string, std::string> train(const Choices& c, int64_t interrupt_aft
   }
   trainer.fit(module, data, ckpt_path);
   std::map<std::string, std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(newest_checkpoint())) {
+  for (const auto& entry : std::filesystem::directory_iterator(*kRun.last())) {
     const std::string name = entry.path().filename().string();
     if (name != "config.yaml" && name != "manifest.json") {  // RaiseAt's argument stands in them
       files[name] = read_file(entry.path());
@@ -151,7 +146,7 @@ TEST_P(ResumeUnder, TheseChoicesEqualsNeverStopped) {
   const TempDir dir;
   const WorkingDirectory here(dir.path());
   train(c, c.stop_after, {}, 7);
-  const auto state = nlohmann::json::parse(read_file(newest_checkpoint() / "trainer_state.json"));
+  const auto state = nlohmann::json::parse(read_file(*kRun.last() / "trainer_state.json"));
   ASSERT_LT(state.at("loop").at("batches"), kBatches) << "the interruption";
   const auto actual = train(c, 0, "last", /*another seed, other weights:*/ 99);
   ASSERT_EQ(expected.size(), 3U);  // weights, optimizer, state

@@ -19,6 +19,7 @@ struct Case {
 };
 
 constexpr int64_t kSteps = 60;
+const RunDirectory kRun("runs/version_0");
 
 void train(const Case& c, int64_t max_steps, const std::optional<std::string>& ckpt_path,
            uint64_t seed, int64_t raise_at = 0) {
@@ -41,20 +42,14 @@ void train(const Case& c, int64_t max_steps, const std::optional<std::string>& c
   trainer.fit(module, data, ckpt_path);
 }
 
-std::string newest_checkpoint() {
-  std::string name = read_file("runs/version_0/checkpoints/last");
-  name.pop_back();
-  return "runs/version_0/checkpoints/" + name;
-}
-
 /// Every file that must be equal, by a name that does not depend on the run.
 std::map<std::string, std::string> outcome() {
   std::map<std::string, std::string> files;
   for (const char* name :
        {"metrics.csv", "metrics.jsonl", "checkpoints/last", "checkpoints/best"}) {
-    files[name] = read_file(fs::Path("runs/version_0") / name);
+    files[name] = read_file(kRun.path() / name);
   }
-  for (const auto& entry : std::filesystem::directory_iterator(newest_checkpoint())) {
+  for (const auto& entry : std::filesystem::directory_iterator(*kRun.last())) {
     const std::string name = entry.path().filename().string();
     // The settings differ on purpose: the resumed run was told to raise nothing.
     if (name != "config.yaml" && name != "manifest.json") {
@@ -82,8 +77,7 @@ TEST_P(Resume, EqualsNeverStoppedByteForByte) {
   } else {
     train(c, c.stop_at, {}, 7);
   }
-  const auto state =
-      nlohmann::json::parse(read_file(fs::Path(newest_checkpoint()) / "trainer_state.json"));
+  const auto state = nlohmann::json::parse(read_file(*kRun.last() / "trainer_state.json"));
   ASSERT_LT(state.at("loop").at("global_step"), kSteps) << "the interruption";
   train(c, kSteps, "last", /*another seed, other weights:*/ 99);
   const auto actual = outcome();

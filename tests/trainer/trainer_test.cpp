@@ -40,14 +40,6 @@ DataLoader load(const Batch& data, int64_t batch_size) {
   return {std::make_shared<TensorDataset>(data.tensors()), {.batch_size = batch_size}};
 }
 
-torch::Tensor flat_weights(const Module& module) {
-  std::vector<torch::Tensor> all;
-  for (const auto& parameter : module.parameters()) {
-    all.push_back(parameter.detach().flatten());
-  }
-  return torch::cat(all);
-}
-
 TEST(Trainer, TrainsForTheEpochsAndStepsItIsGiven) {
   struct Case {
     std::optional<int64_t> max_epochs;

@@ -168,11 +168,14 @@ bool looks_like_float(const Node& node) {
 }
 
 void check_keys(const Node& node, const std::string& path, const std::vector<std::string>& known,
-                Diagnostics& diagnostics) {
+                Diagnostics& diagnostics,
+                const std::function<std::string(const std::string&)>& hint) {
   for (const auto& entry : node.entries()) {
     if (std::find(known.begin(), known.end(), entry.key) == known.end()) {
-      diagnostics.add(entry.key_mark, join(path, entry.key),
-                      "unknown key." + did_you_mean(entry.key, known));
+      const auto what_to_do = hint ? hint(entry.key) : std::string();
+      diagnostics.add(
+          entry.key_mark, join(path, entry.key),
+          "unknown key." + (what_to_do.empty() ? did_you_mean(entry.key, known) : what_to_do));
     }
   }
 }

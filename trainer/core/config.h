@@ -13,6 +13,7 @@
 #include <array>
 #include <concepts>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <map>
 #include <optional>
@@ -95,8 +96,11 @@ bool read_string(const Node& node, const std::string& path, Diagnostics& diagnos
 bool expect_kind(const Node& node, Node::Kind kind, const std::string& path,
                  Diagnostics& diagnostics);
 bool looks_like_float(const Node& node);
+/// Reports keys that are not `known`, with what `hint(key)` says to do; empty: the nearest known
+/// key.
 void check_keys(const Node& node, const std::string& path, const std::vector<std::string>& known,
-                Diagnostics& diagnostics);
+                Diagnostics& diagnostics,
+                const std::function<std::string(const std::string&)>& hint = {});
 Node string_node(const std::string& value);
 inline std::string join(const std::string& path, std::string_view key) {
   return path.empty() ? std::string(key) : path + "." + std::string(key);

@@ -135,37 +135,13 @@ std::string unknown_class(std::string_view kind, std::string_view name) {
   }
   return fmt::format(
       "unknown {} '{}'.{} `trainer list` shows what there is; a class of a plug-in needs `plugins: "
-      "[name]` or "
-      "--plugin.",
+      "[name]` or --plugin.",
       kind, name, config::did_you_mean(name, names));
 }
 
 }  // namespace registry
 
 namespace detail {
-namespace {
-
-/// An argument that stands beside class_path belongs one level deeper.
-void check_spec_keys(const config::Node& node, const std::string& path,
-                     const std::shared_ptr<const ClassInfo>& info,
-                     config::Diagnostics& diagnostics) {
-  for (const auto& entry : node.entries()) {
-    const auto is_key = [&](const auto& field) { return field.name == entry.key; };
-    if (entry.key == "class_path" || entry.key == "init_args") {
-      continue;
-    }
-    const bool is_argument =
-        info != nullptr && std::any_of(info->fields.begin(), info->fields.end(), is_key);
-    diagnostics.add(
-        entry.key_mark, config::detail::join(path, entry.key),
-        is_argument
-            ? fmt::format("unknown key. It is an argument of {}: write {}.init_args.{}.",
-                          info->name, path, entry.key)
-            : "unknown key." + config::did_you_mean(entry.key, {"class_path", "init_args"}));
-  }
-}
-
-}  // namespace
 
 void read_spec(std::string_view kind, const config::Node& node, const std::string& path,
                config::Diagnostics& diagnostics, std::string& class_path, config::Node& init_args) {
@@ -174,9 +150,18 @@ void read_spec(std::string_view kind, const config::Node& node, const std::strin
   std::string args_path = path;
   if (node.is_map()) {
     name = node.find("class_path");
-    const bool is_named = name != nullptr && name->is_scalar();
-    check_spec_keys(node, path, is_named ? registry::find(kind, name->text()) : nullptr,
-                    diagnostics);
+    const auto named =
+        name != nullptr && name->is_scalar() ? registry::find(kind, name->text()) : nullptr;
+    // An argument that stands beside class_path belongs one level deeper.
+    const auto argument_hint = [&](const std::string& key) {
+      const auto is_key = [&](const auto& field) { return field.name == key; };
+      const bool is_argument =
+          named != nullptr && std::any_of(named->fields.begin(), named->fields.end(), is_key);
+      return is_argument ? fmt::format(" It is an argument of {}: write {}.init_args.{}.",
+                                       named->name, path, key)
+                         : std::string();
+    };
+    config::detail::check_keys(node, path, {"class_path", "init_args"}, diagnostics, argument_hint);
     if (name == nullptr) {
       diagnostics.add(node.mark, path, fmt::format("needs class_path, the {}'s name.", kind));
       return;

@@ -199,8 +199,7 @@ const DataLoader::DatasetSource& DataLoader::dataset_source() const {
   if (found == nullptr) {
     throw UsageError(
         "DataLoader: dataset(), options() and num_samples() are those of a Dataset; this loader "
-        "has "
-        "a stream or a CombinedLoader. Ask shape().");
+        "has a stream or a CombinedLoader. Ask shape().");
   }
   return *found;
 }

@@ -32,8 +32,7 @@ Accuracy::Accuracy(AccuracyOptions options)
       (top_k > 1 && average != Average::kMicro)) {
     throw UsageError(
         fmt::format("Accuracy: num_classes {}, top_k {}: there must be two classes, and top_k must "
-                    "be between 1 "
-                    "and their number, and 1 unless average is kMicro.",
+                    "be between 1 and their number, and 1 unless average is kMicro.",
                     num_classes, top_k));
   }
 }

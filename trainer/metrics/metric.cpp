@@ -1,5 +1,6 @@
 #include <trainer/metrics/metric.h>
 
+#include <cmath>
 #include <limits>
 #include <typeinfo>
 
@@ -12,17 +13,24 @@
 #include <trainer/core/type_name.h>
 
 namespace trainer::metrics {
-namespace {
 
-torch::Tensor identity(const MetricState& state) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  const double value = state.merge_op == ReduceOp::kMin   ? kInfinity
-                       : state.merge_op == ReduceOp::kMax ? -kInfinity
-                                                          : 0;
-  return torch::full(state.shape, value, torch::kFloat64);
+double identity(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kMin: return std::numeric_limits<double>::infinity();
+    case ReduceOp::kMax: return -std::numeric_limits<double>::infinity();
+    case ReduceOp::kSum: break;
+  }
+  return 0;
 }
 
-}  // namespace
+double merge(double a, double b, ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kMin: return std::isnan(b) || b < a ? b : a;
+    case ReduceOp::kMax: return std::isnan(b) || b > a ? b : a;
+    case ReduceOp::kSum: break;
+  }
+  return a + b;
+}
 
 void merge(torch::Tensor& into, const torch::Tensor& from, ReduceOp op) {
   switch (op) {
@@ -36,9 +44,9 @@ void Metric::reset() {
   const c10::InferenceMode off(false);  // its tensors are changed in training too
   total_.clear();
   newest_.clear();
-  for (const auto& state : layout_) {
-    total_.push_back(identity(state));
-    newest_.push_back(identity(state));
+  for (const auto& [merge_op, shape] : layout_) {
+    total_.push_back(torch::full(shape, identity(merge_op), torch::kFloat64));
+    newest_.push_back(total_.back().clone());
   }
 }
 

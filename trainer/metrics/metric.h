@@ -47,7 +47,7 @@ class Metric : public torch::nn::Module {
   void reset();
 
   /// The scalar that a state stands for. `state` is float64, on any device; before the first update
-  /// 0 for sums, infinity for minima, minus infinity for maxima.
+  /// identity() of each.
   virtual torch::Tensor value(const std::vector<torch::Tensor>& state) const = 0;
 
   // For the Trainer.
@@ -69,7 +69,11 @@ class Metric : public torch::nn::Module {
   std::vector<torch::Tensor> total_, newest_;
 };
 
-/// Merges `from` into `into` element by element.
+/// What changes nothing when it is merged: 0, infinity for a minimum, minus infinity for a maximum.
+double identity(ReduceOp op);
+/// Two values merged into one; NaN stays NaN.
+double merge(double a, double b, ReduceOp op);
+/// The same element by element, into `into`.
 void merge(torch::Tensor& into, const torch::Tensor& from, ReduceOp op);
 
 }  // namespace trainer::metrics

@@ -29,8 +29,7 @@ std::map<torch::ScalarType, std::vector<torch::Tensor>> gradients_by_dtype(
       if (gradient.scalar_type() == torch::kFloat16) {
         throw UsageError(fmt::format(
             "GradScaler: a gradient of shape {} is float16, which has no room for a scale. Keep "
-            "the "
-            "parameters in float32 (precision 16-mixed), or train in 16-true without a scaler.",
+            "the parameters in float32 (precision 16-mixed), or train in 16-true without a scaler.",
             c10::str(gradient.sizes())));
       }
       if (gradient.is_sparse()) {
