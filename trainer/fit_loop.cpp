@@ -209,7 +209,10 @@ bool FitLoop::train_batch(Batch cpu_batch, const TrainingData::Place& place) {
 /// evaluates, so that optimizers which evaluate more than once, and overridden optimizer_step()s,
 /// work.
 torch::Tensor FitLoop::optimize(const Batch& batch, const TrainingData::Place& place) {
-  auto& optimizer = optimization_->optimizer(0);
+  const size_t turn = optimization_->turn(progress_.global_step);
+  auto& optimizer = optimization_->optimizer(turn);
+  progress_.optimizer_idx = static_cast<int64_t>(turn);
+  const ToggleScope others_off(*optimization_, {*optimization_, optimizer});
   strategy_.require_gradient_sync(place.is_last);
 
   auto evaluate = [&] {

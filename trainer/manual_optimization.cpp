@@ -5,6 +5,9 @@
 namespace trainer {
 
 ToggleScope::ToggleScope(ManualOptimization& loop, const OptimizerHandle& toggled) {
+  if (loop.num_optimizers() == 1) {
+    return;
+  }
   std::unordered_set<const void*> kept;
   for (const auto& group : toggled->param_groups()) {
     for (const auto& parameter : group.params()) {

@@ -1,5 +1,6 @@
 #include <trainer/optimization.h>
 
+#include <algorithm>
 #include <typeinfo>
 
 #include <ATen/autocast_mode.h>
@@ -51,6 +52,9 @@ Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
     scaler_.emplace(run_.strategy.device());
   }
   check_settings();
+  for (const auto& entry : entries_) {
+    steps_of_a_round_ += entry.frequency;
+  }
 }
 
 void Optimization::check_settings() const {
@@ -79,13 +83,7 @@ void Optimization::check_settings() const {
                       "automatic_optimization() off.",
                       name));
     }
-    if (entries_.size() > 1) {
-      throw UsageError(
-          fmt::format("{}::configure_optimizers() returned {} optimizers; automatic optimization "
-                      "knows which to step only where there is one. Override "
-                      "automatic_optimization() to return false, and step them in training_step().",
-                      name, entries_.size()));
-    }
+    check_turns();
     return;
   }
   const char* setting = run_.config.gradient_clip_val ? "gradient_clip_val"
@@ -98,6 +96,45 @@ void Optimization::check_settings() const {
         "false). Unset it, and do it in training_step().",
         setting, name));
   }
+}
+
+void Optimization::check_turns() const {
+  for (const auto& entry : entries_) {
+    if (entries_.size() > 1 && entry.frequency < 1) {
+      throw UsageError(fmt::format(
+          "{}::configure_optimizers() returned {} optimizers, one of them with frequency {}. For "
+          "automatic optimization give each a frequency of 1 or more, the steps that it takes in a "
+          "row; or override automatic_optimization() to return false, and step them in "
+          "training_step().",
+          class_name(run_.module), entries_.size(), entry.frequency));
+    }
+  }
+}
+
+size_t Optimization::turn(int64_t global_step) const {
+  size_t index = 0;
+  if (entries_.size() > 1) {
+    int64_t step = global_step % steps_of_a_round_;
+    for (; step >= entries_[index].frequency; ++index) {
+      step -= entries_[index].frequency;
+    }
+  }
+  return index;
+}
+
+/// The steps that one optimizer has taken among the first `global_step`.
+int64_t Optimization::steps_of(size_t index, int64_t global_step) const {
+  if (entries_.size() == 1) {
+    return global_step;
+  }
+  const int64_t whole_rounds = global_step / steps_of_a_round_;
+  int64_t begin = 0;
+  for (size_t i = 0; i < index; ++i) {
+    begin += entries_[i].frequency;
+  }
+  const int64_t frequency = entries_[index].frequency;
+  const int64_t of_this_round = global_step % steps_of_a_round_ - begin;
+  return whole_rounds * frequency + std::clamp<int64_t>(of_this_round, 0, frequency);
 }
 
 torch::optim::Optimizer& Optimization::optimizer(size_t index) {
@@ -193,9 +230,14 @@ void Optimization::for_each_due(Interval interval, int64_t intervals_done, const
   if (!run_.module.automatic_optimization()) {
     return;
   }
-  for (const auto& entry : entries_) {
-    for (const auto& schedule : entry.lr_schedulers) {
-      if (schedule.interval == interval && intervals_done % schedule.frequency == 0) {
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    const bool counts_steps = interval == Interval::kStep;
+    if (counts_steps && turn(intervals_done - 1) != i) {
+      continue;
+    }
+    const int64_t done = counts_steps ? steps_of(i, intervals_done) : intervals_done;
+    for (const auto& schedule : entries_[i].lr_schedulers) {
+      if (schedule.interval == interval && done % schedule.frequency == 0) {
         step(schedule);
       }
     }

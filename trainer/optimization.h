@@ -23,10 +23,13 @@ class Optimization : public ManualOptimization {
 
   /// Calls configure_optimizers(), or makes what the configuration chooses; `total_steps` is how
   /// often the run will step its schedule, -1 where nobody knows. Throws UsageError for several
-  /// optimizers with automatic optimization, for an optimizer that cannot be saved where
-  /// checkpoints are saved, for LBFGS in 16-mixed or with accumulation, for settings that only
-  /// automatic optimization has.
+  /// optimizers with automatic optimization and no frequency, for an optimizer that cannot be saved
+  /// where checkpoints are saved, for LBFGS in 16-mixed or with accumulation, for settings that
+  /// only automatic optimization has.
   Optimization(Run& run, int64_t total_steps);
+
+  /// Which optimizer takes the step after `global_step` others, with automatic optimization.
+  size_t turn(int64_t global_step) const;
 
   size_t num_optimizers() const override { return entries_.size(); }
   torch::optim::Optimizer& optimizer(size_t index) override;
@@ -50,8 +53,9 @@ class Optimization : public ManualOptimization {
   /// Warns where the scale fell so low that hardly a step succeeds. Syncs: yes.
   void check_scale() const;
 
-  /// Steps the schedules of this interval of which `intervals_done` is a multiple of the frequency.
-  /// With manual optimization the module steps them itself, and nothing happens here.
+  /// Steps the schedules of this interval of which `intervals_done` is a multiple of the frequency;
+  /// where optimizers take turns, the one that stepped last counts its own steps. With manual
+  /// optimization the module steps them itself, and nothing happens here.
   void step_lr_schedulers(Interval interval, int64_t intervals_done);
   /// The same for those that follow a metric; `find` gives the newest value of one. Throws
   /// UsageError where it was not logged and the schedule is strict.
@@ -68,11 +72,14 @@ class Optimization : public ManualOptimization {
 
  private:
   void check_settings() const;
+  void check_turns() const;
+  int64_t steps_of(size_t index, int64_t global_step) const;
   template <class F>
   void for_each_due(Interval interval, int64_t intervals_done, const F& step);
 
   Run& run_;
   std::vector<OptimizerConfig::Entry> entries_;
+  int64_t steps_of_a_round_ = 0;  // in which each optimizer has its turn
   std::optional<GradScaler> scaler_;
   bool shows_evaluation_ = false;
 };

@@ -23,9 +23,10 @@ struct Progress {
   /// module optimizes by hand: there every batch counts, however many optimizers stepped in it.
   int64_t stepped_batches = 0;
   int64_t dataloader_idx = 0;  ///< Which of several evaluation loaders the batch comes from.
+  int64_t optimizer_idx = 0;   ///< Which of several optimizers steps: OptimizerConfig::frequency().
 };
 
-/// All but dataloader_idx, by name.
+/// The counters, by name: all but the two indices at the end.
 void to_json(nlohmann::json& json, const Progress& progress);
 void from_json(const nlohmann::json& saved, Progress& progress);
 

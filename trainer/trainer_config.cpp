@@ -48,6 +48,21 @@ int64_t Accumulation::at(int64_t epoch) const {
 
 namespace config {
 
+void Codec<Devices>::read(const Node& n, const std::string& path, Diagnostics& d, Devices& out) {
+  if (n.is_scalar() && n.text() == "auto") {
+    out = {};
+    return;
+  }
+  Codec<int64_t>::read(n, path, d, out.count);
+  if (out.count < 1) {
+    d.add(n.mark, path, "is " + n.describe() + ": must be at least 1, or auto.");
+  }
+}
+
+Node Codec<Devices>::write(const Devices& value) {
+  return value.count == 0 ? Node::scalar("auto") : config::write(value.count);
+}
+
 void Codec<FastDevRun>::read(const Node& n, const std::string& path, Diagnostics& d,
                              FastDevRun& out) {
   const bool is_bool = n.is_scalar() && (n.text() == "true" || n.text() == "false");
@@ -122,6 +137,13 @@ void TrainerConfig::validate() const {
   if (max_time && !max_time->is_time()) {
     throw ConfigError(fmt::format("max_time is {}, which is no time. Write it as max_duration.",
                                   max_time->text()));
+  }
+  if (devices.count > 1 || num_nodes > 1) {
+    throw ConfigError(fmt::format(
+        "devices is {} and num_nodes is {}: the strategy {} trains on one device of one computer. "
+        "Set both to 1.",
+        devices.count == 0 ? "auto" : std::to_string(devices.count), num_nodes,
+        strategy.class_path));
   }
   check_validation_interval(*this);
 }

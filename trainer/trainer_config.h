@@ -50,7 +50,21 @@ struct FastDevRun {
   FastDevRun(T n) : batches(static_cast<int64_t>(n)) {}  // NOLINT: implicit as a number or a bool
 };
 
+/// Devices that train together on each node, 0 for auto: as many as the strategy can use.
+struct Devices {
+  int64_t count = 0;
+  Devices() = default;
+  template <std::integral T>
+  Devices(T n) : count(static_cast<int64_t>(n)) {}  // NOLINT: implicit as a number
+};
+
 namespace config {
+template <>
+struct Codec<Devices> {
+  static std::string type() { return "int or auto"; }
+  static void read(const Node& n, const std::string& path, Diagnostics& d, Devices& out);
+  static Node write(const Devices& value);
+};
 template <>
 struct Codec<FastDevRun> {
   static std::string type() { return "int or bool"; }
@@ -73,6 +87,8 @@ struct TrainerConfig {
   std::optional<int64_t> min_epochs = std::nullopt;
   std::optional<int64_t> min_steps = std::nullopt;
   Spec<Accelerator> accelerator = "auto";
+  Devices devices = {};
+  int64_t num_nodes = 1;
   std::string precision = "32-true";
   Spec<Strategy> strategy = "auto";
   Accumulation accumulate_grad_batches = 1;
@@ -116,6 +132,8 @@ struct TrainerConfig {
         field<&T::min_steps>("Optimizer steps before which nothing stops training early.",
                              at_least(0)),
         field<&T::accelerator>("Kind of device: auto or cpu."),
+        field<&T::devices>("Devices of each node: auto or 1."),
+        field<&T::num_nodes>("Computers that train together: 1.", at_least(1)),
         field<&T::precision>(
             "Number format: of everything (-true), or of matrix products only (-mixed).",
             one_of("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "32",

@@ -188,17 +188,6 @@ TEST(ManualOptimization, RefusesSettingsOfTheAutomaticOne) {
   EXPECT_THROW(Trainer(config).fit(module, data), ConfigError);
 }
 
-TEST(ManualOptimization, IsWhatSeveralOptimizersNeed) {
-  class Automatic : public TwoOptimizers {
-    bool automatic_optimization() const override { return true; }
-  } module;
-  ToyData data;
-  EXPECT_EQ(thrown<UsageError>([&] { Trainer(steps(1)).fit(module, data); }),
-            "Automatic::configure_optimizers() returned 2 optimizers; automatic optimization knows "
-            "which to step only where there is one. Override automatic_optimization() to return "
-            "false, and step them in training_step().");
-}
-
 TEST(ManualOptimization, HasNoOptimizersOutsideOfFit) {
   class Impatient : public ByHand {
     void setup(Stage) override { optimizer(); }

@@ -65,6 +65,21 @@ TEST(TrainerConfig, FractionsAboveOneAreRefusedWithTheCountThatMayBeMeant) {
             "many batches, or 1.0 for all.");
 }
 
+TEST(TrainerConfig, MoreDevicesThanTheStrategyCanUseAreRefused) {
+  TrainerConfig config;
+  config.devices = 1;
+  EXPECT_NO_THROW(config.validate());
+  config.devices = 2;
+  EXPECT_EQ(thrown<ConfigError>([&] { config.validate(); }),
+            "devices is 2 and num_nodes is 1: the strategy auto trains on one device of one "
+            "computer. Set both to 1.");
+  config.devices = {};
+  config.num_nodes = 4;
+  EXPECT_EQ(thrown<ConfigError>([&] { config.validate(); }),
+            "devices is auto and num_nodes is 4: the strategy auto trains on one device of one "
+            "computer. Set both to 1.");
+}
+
 /// What a run saves of its settings must give the same run.
 TEST(TrainerConfig, IsWrittenAndReadBackWhole) {
   register_builtins();
@@ -75,6 +90,7 @@ TEST(TrainerConfig, IsWrittenAndReadBackWhole) {
   config.limit_val_batches = int64_t{1};
   config.val_check_interval = 0.1;
   config.gradient_clip_val = 1e-3;
+  config.devices = 1;
   config.enable_progress_bar = false;
   const std::string written = config::to_yaml(config::write(config));
   config::Diagnostics diagnostics;

@@ -38,12 +38,14 @@ struct LRSchedulerConfig {
 ///   return {std::move(generator), std::move(discriminator)};     // several, for manual
 ///                                                                // optimization
 ///   return {OptimizerConfig(...), OptimizerConfig(...)};         // several with schedules
+///   return {OptimizerConfig(...).frequency(1), OptimizerConfig(...).frequency(5)};  // in turn
 ///   return {};                                                   // none: nothing is updated
 class OptimizerConfig {
  public:
   struct Entry {
     std::unique_ptr<torch::optim::Optimizer> optimizer;
     std::vector<LRSchedulerConfig> lr_schedulers = {};
+    int64_t frequency = 0;  // 0: not declared
   };
 
   OptimizerConfig() = default;
@@ -70,6 +72,15 @@ class OptimizerConfig {
   OptimizerConfig&& add(LRSchedulerConfig schedule) && {
     return std::move(add(std::move(schedule)));
   }
+
+  /// Several optimizers may take turns in automatic optimization: this one `steps` steps in a row,
+  /// then the next. In training_step(), progress().optimizer_idx tells whose turn it is; parameters
+  /// that only others update require no gradient meanwhile.
+  OptimizerConfig& frequency(int64_t steps) & {
+    entries_.back().frequency = steps;
+    return *this;
+  }
+  OptimizerConfig&& frequency(int64_t steps) && { return std::move(frequency(steps)); }
 
   std::vector<Entry>& entries() { return entries_; }
 
