@@ -7,7 +7,6 @@
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
-#include <trainer/core/error.h>
 #include <trainer/core/type_name.h>
 #include <trainer/optim/optimizer_state.h>
 #include <trainer/trainer.h>
@@ -40,14 +39,6 @@ std::vector<std::string> learning_rate_names(const Optimizers& optimizers) {
 }
 
 void LearningRateMonitor::on_train_start(Trainer& trainer, Module&) {
-  for (const auto* optimizer : trainer.optimizers()) {
-    if ((init_.log_momentum || init_.log_weight_decay) && !has_optimizer_state(*optimizer)) {
-      throw UsageError(fmt::format(
-          "LearningRateMonitor: {} does not tell its momentum and weight decay. Derive it from "
-          "StatefulOptimizer, or set log_momentum and log_weight_decay to false.",
-          type_name(typeid(*optimizer))));
-    }
-  }
   names_ = learning_rate_names(trainer.optimizers());
 }
 

@@ -172,7 +172,7 @@ void ModelCheckpoint::save_if_wanted(Trainer& trainer) {
     return;
   }
   const auto value = score(trainer);
-  if (value && is_among_best(*value)) {
+  if (!value || is_among_best(*value)) {
     save(trainer, value);
   }
 }
@@ -221,13 +221,20 @@ void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
   }
 }
 
-std::optional<double> ModelCheckpoint::score(const Trainer& trainer) const {
+std::optional<double> ModelCheckpoint::score(const Trainer& trainer) {
   if (!init_.monitor) {
     return static_cast<double>(trainer.progress().global_step);
   }
   const auto value = find_metric(trainer, *init_.monitor);
+  if (!value && trainer.num_val_batches() == 0) {
+    if (!std::exchange(warned_, true)) {
+      log::warning("ModelCheckpoint: monitor: " + no_such_metric(trainer, *init_.monitor) +
+                   "\n  Without validation only the newest checkpoint is kept.");
+    }
+    return std::nullopt;
+  }
   if (!value) {
-    throw UsageError("ModelCheckpoint: " + no_such_metric(trainer, *init_.monitor));
+    throw UsageError("ModelCheckpoint: monitor: " + no_such_metric(trainer, *init_.monitor));
   }
   const double worst = (init_.mode == "min" ? 1 : -1) * std::numeric_limits<double>::infinity();
   return std::isnan(*value) ? worst : *value;

@@ -100,7 +100,8 @@ class ModelCheckpoint : public Callback {
   /// Saves whatever the rules say, unless this step is saved already.
   void save_last(Trainer& trainer);
   void save(Trainer& trainer, std::optional<double> score);
-  std::optional<double> score(const Trainer& trainer) const;
+  /// Of the present state; nothing, with one warning, where the fit has no validation to give it.
+  std::optional<double> score(const Trainer& trainer);
   bool is_better(double a, double b) const;
   bool is_among_best(double score) const;
   std::string unused_name(const Trainer& trainer) const;
@@ -118,6 +119,7 @@ class ModelCheckpoint : public Callback {
   std::map<std::string, double> kept_;
   std::string best_, last_;
   int64_t last_step_ = -1;
+  bool warned_ = false;
   std::chrono::steady_clock::time_point saved_at_ = {};
   bool waits_for_validation_ =
       false;  // a save by steps or time whose metric no validation has given yet

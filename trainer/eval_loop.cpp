@@ -133,6 +133,12 @@ int64_t num_batches(const std::vector<EvalData>& data) {
   return sum;
 }
 
+/// Of several loaders, or of one that combines several.
+void EvalLoop::set_dataloader_idx(size_t index, const std::vector<EvalData>& data) {
+  run_.progress.dataloader_idx =
+      data.size() > 1 ? static_cast<int64_t>(index) : data.front().loader.dataloader_idx();
+}
+
 void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
                         MetricCollector& metrics, Metrics* result) {
   const Hooks& hooks = kind == EvalKind::kValidation ? kValidationHooks : kTestHooks;
@@ -149,12 +155,13 @@ void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
   (module.*hooks.start)();
   call<&C::on_validation_epoch_start, &C::on_test_epoch_start>(kind, callbacks);
   (module.*hooks.epoch_start)();
+  num_seen_.resize(data.size());
   for (size_t i = 0; i < data.size(); ++i) {
-    run_.progress.dataloader_idx = static_cast<int64_t>(i);
     metrics.set_suffix(suffix(i, data.size()));
     DataLoader& loader = data[i].loader;
     start(loader, std::min(data[i].num_batches, max_batches));
     for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
+      set_dataloader_idx(i, data);
       const Batch batch = run_.transfer(std::move(*next));
       metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, batch.size());
       call<&C::on_validation_batch_start, &C::on_test_batch_start>(kind, callbacks, batch,
@@ -166,6 +173,9 @@ void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
       }
       call<&C::on_validation_batch_end, &C::on_test_batch_end>(kind, callbacks, batch, batch_idx);
       (module.*hooks.batch_end)(batch, batch_idx);
+      if (result != nullptr && metrics.has_step_values()) {
+        run_.publish_step(metrics, num_seen_[i]++);
+      }
     }
   }
   run_.progress.dataloader_idx = 0;
@@ -222,9 +232,9 @@ std::vector<torch::Tensor> EvalLoop::predict(std::vector<EvalData>& data) {
   callbacks.call<&C::on_predict_epoch_start>();
   module.on_predict_epoch_start();
   for (size_t i = 0; i < data.size(); ++i) {
-    run_.progress.dataloader_idx = static_cast<int64_t>(i);
     start(data[i].loader, data[i].num_batches);
     for (int64_t batch_idx = 0; auto next = data[i].loader.next(); ++batch_idx) {
+      set_dataloader_idx(i, data);
       const Batch batch = run_.transfer(std::move(*next));
       callbacks.call<&C::on_predict_batch_start>(batch, batch_idx);
       module.on_predict_batch_start(batch, batch_idx);

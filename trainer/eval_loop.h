@@ -2,6 +2,8 @@
 // One pass over validation, test or prediction data, with gradients off and the module in eval
 // mode.
 
+#include <cstdint>
+#include <utility>
 #include <vector>
 
 #include <trainer/metric_collector.h>
@@ -40,11 +42,17 @@ class EvalLoop {
   /// The predictions of every batch, on the processor.
   std::vector<torch::Tensor> predict(std::vector<EvalData>& data);
 
+  /// Batches that logged step values since fit began, of each loader: what such rows count.
+  const std::vector<int64_t>& num_seen() const { return num_seen_; }
+  void set_num_seen(std::vector<int64_t> num_seen) { num_seen_ = std::move(num_seen); }
+
  private:
+  void set_dataloader_idx(size_t index, const std::vector<EvalData>& data);
   void evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
                 MetricCollector& metrics, Metrics* result);
 
   Run& run_;
+  std::vector<int64_t> num_seen_;
 };
 
 }  // namespace trainer

@@ -105,8 +105,10 @@ void FitLoop::run_sanity_check() {
 }
 
 void FitLoop::open_validation_data() {
-  val_data_ =
-      limited(run_.data.val_dataloaders(), run_.config.limit_val_batches, "limit_val_batches");
+  auto loaders = run_.data.val_dataloaders();
+  if (!loaders.empty() || val_data_.empty()) {  // loaders given by hand are not given anew
+    val_data_ = limited(std::move(loaders), run_.config.limit_val_batches, "limit_val_batches");
+  }
   num_val_batches_ = num_batches(val_data_);
 }
 
@@ -157,6 +159,10 @@ void FitLoop::run_epoch() {
         step_epoch_schedulers();  // no batch was known to be the last
         continue;
       }
+      if (data_.window_has_no_samples()) {
+        skip_window();
+        continue;
+      }
     }
     auto [batch, place] = data_.next();
     if (!train_batch(std::move(batch), place)) {
@@ -174,9 +180,20 @@ void FitLoop::run_epoch() {
   end_epoch();
 }
 
+/// There is nothing to take a step with.
+void FitLoop::skip_window() {
+  const int64_t batches = data_.drop_window();
+  progress_.batch_idx += batches;
+  progress_.batches += batches;
+  if (data_.epoch_is_over()) {
+    step_epoch_schedulers();
+  }
+}
+
 bool FitLoop::train_batch(Batch cpu_batch, const TrainingData::Place& place) {
   in_step_ = true;
   const int64_t batch_idx = progress_.batch_idx;
+  progress_.dataloader_idx = place.dataloader_idx;
   const Batch batch = run_.transfer(std::move(cpu_batch));
   metrics_.enter(MetricCollector::Scope::kTrainBatch, "training_step", batch.size());
   callbacks_.call<&C::on_train_batch_start>(batch, batch_idx);
@@ -370,6 +387,7 @@ nlohmann::json FitLoop::state_dict() {
   state["stepped"] = !epoch_done_ && stepped_;
   state["training_s"] = training_s();
   state["validation"] = validation_state();
+  state["evaluated_batches"] = eval_loop_.num_seen();
   state["rng"] = {{"cpu", hash::to_hex(get_rng_state())}};
   state["data"] = data_.state_dict(epoch_done_);
   state["optimization"] = optimization_->state_dict();
@@ -390,6 +408,7 @@ void FitLoop::load_state_dict(const nlohmann::json& state) {
     (void)json::to_int64(restored_validation_.at("ran_at"));  // what is damaged is told now
     (void)restored_validation_.at("ran_at_s").get<double>();
   }
+  eval_loop_.set_num_seen(state.at("evaluated_batches"));
   restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
   data_.load_state_dict(state.at("data"));
   optimization_->load_state_dict(state.at("optimization"));

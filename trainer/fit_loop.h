@@ -60,6 +60,7 @@ class FitLoop {
   torch::Tensor optimize_by_hand(const Batch& batch);
   /// False when the module asked to skip the rest of the epoch.
   bool train_batch(Batch batch, const TrainingData::Place& place);
+  void skip_window();
   void end_epoch();
   void validate();
   /// Makes the step values logged so far the newest of their names.

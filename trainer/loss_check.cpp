@@ -53,8 +53,8 @@ void check_loss(const Module& module, const torch::Tensor& loss) {
 }
 
 void check_finite(const torch::Tensor& loss, const Batch& batch, const Progress& progress) {
-  if (!loss.is_cpu() || loss.numel() != 1) {
-    return;
+  if (!loss.is_cpu() || loss.numel() != 1 || batch.size() == 0) {
+    return;  // the mean over no sample is NaN, and counts nothing
   }
   const double value =
       loss.scalar_type() == at::kFloat ? *loss.const_data_ptr<float>() : loss.item().toDouble();

@@ -9,8 +9,8 @@ namespace trainer {
 void check_loss(const Module& module, const torch::Tensor& loss);
 
 /// Throws NonFiniteError for a loss that is NaN or infinite, with what of the batch is to blame.
-/// Only a loss of one element on the processor is looked at: elsewhere, reading it would make the
-/// step wait. Syncs: no.
+/// Only a loss of one element on the processor, of a batch that has samples, is looked at:
+/// elsewhere, reading it would make the step wait. Syncs: no.
 void check_finite(const torch::Tensor& loss, const Batch& batch, const Progress& progress);
 
 }  // namespace trainer

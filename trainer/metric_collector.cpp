@@ -110,37 +110,60 @@ MetricCollector::Entry& MetricCollector::entry(std::string_view plain_name,
                     name, hook_));
   }
   const auto found = index_.find(name);
-  if (found == index_.end()) {
-    for (const auto& other : entries_) {
-      if (metric != nullptr && other.metric == metric) {
-        throw UsageError(
-            fmt::format("log('{}') in {}: the same metric is logged as '{}'. Use a metric for each "
-                        "name, and for each of several loaders.",
-                        name, hook_, other.name));
-      }
+  if (found != index_.end()) {
+    Entry& existing = entries_[found->second];
+    check_same_use(existing, resolved, metric);
+    if (!existing.fresh) {
+      existing.loader = suffix_;
     }
-    Entry made;
-    made.name = name;
-    made.options = resolved;
-    made.reduced = metrics::identity(merge_op(resolved.reduce_fx));
-    made.metric = metric;
-    return add(std::move(made));
+    return existing;
   }
-  Entry& existing = entries_[found->second];
+  check_name(name, metric);
+  Entry made;
+  made.name = name;
+  made.loader = suffix_;
+  made.options = resolved;
+  made.reduced = metrics::identity(merge_op(resolved.reduce_fx));
+  made.metric = metric;
+  return add(std::move(made));
+}
+
+void MetricCollector::check_name(std::string_view name, const metrics::Metric* metric) const {
+  if (name == "step" || name == "epoch") {
+    throw UsageError(fmt::format(
+        "log('{}') in {}: every row has a column of that name. Use another name.", name, hook_));
+  }
+  for (const auto& other : entries_) {
+    if (metric != nullptr && other.metric == metric) {
+      throw UsageError(
+          fmt::format("log('{}') in {}: the same metric is logged as '{}'. Use a metric for each "
+                      "name, and for each of several loaders.",
+                      name, hook_, other.name));
+    }
+  }
+}
+
+void MetricCollector::check_same_use(const Entry& existing, const LogOptions& resolved,
+                                     const metrics::Metric* metric) const {
   if (existing.metric != metric) {
     throw UsageError(
         fmt::format("log('{}') in {}: logged before from another metric, or as a number. Use two "
                     "names.",
-                    name, hook_));
+                    existing.name, hook_));
   }
   if (!same(existing.options, resolved)) {
     throw UsageError(
         fmt::format("log('{}') in {}: logged before with other options (on_step, on_epoch, "
                     "prog_bar, logger or reduce_fx). Use one set of options for a name, or two "
                     "names.",
-                    name, hook_));
+                    existing.name, hook_));
   }
-  return existing;
+  if (existing.fresh && existing.loader != suffix_) {
+    throw UsageError(
+        fmt::format("log('{}') in {}: logged before from another loader, with "
+                    "add_dataloader_idx=false. Use a name for each loader.",
+                    existing.name, hook_));
+  }
 }
 
 MetricCollector::Entry& MetricCollector::add(Entry made) {
@@ -164,10 +187,11 @@ bool MetricCollector::knows(const metrics::Metric& metric) const {
 
 void MetricCollector::log(std::string_view name, const torch::Tensor& value,
                           const LogOptions& options) {
-  if (!value.defined() || value.numel() != 1) {
-    const std::string what = value.defined()
-                                 ? fmt::format("a tensor of shape {}", c10::str(value.sizes()))
-                                 : std::string("an undefined tensor");
+  if (!value.defined() || value.numel() != 1 || value.is_complex()) {
+    const std::string what = !value.defined() ? "an undefined tensor"
+                             : value.is_complex()
+                                 ? "complex"
+                                 : fmt::format("a tensor of shape {}", c10::str(value.sizes()));
     throw UsageError(
         fmt::format("log('{}') in {}: the value is {}, not one number. Log value.mean(), say.",
                     name, hook_, what));
@@ -273,6 +297,11 @@ Metrics MetricCollector::last_values(bool LogOptions::*wanted) {
     }
   }
   return metrics;
+}
+
+bool MetricCollector::has_step_values() const {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const Entry& e) { return e.fresh && *e.options.on_step; });
 }
 
 Metrics MetricCollector::new_values() {

@@ -70,6 +70,8 @@ class MetricCollector {
   /// progress bar.
   Metrics step_metrics() { return last_values(&LogOptions::logger); }
   Metrics progress_bar_metrics() { return last_values(&LogOptions::prog_bar); }
+  /// Some name was logged with on_step since the last epoch's end.
+  bool has_step_values() const;
   /// Step values logged since the last forget_new_values(), under every name a callback may ask
   /// for.
   Metrics new_values();
@@ -100,6 +102,7 @@ class MetricCollector {
 
     std::string name;
     LogOptions options;   // with on_step and on_epoch resolved
+    std::string loader;   // the suffix when it was logged first in this epoch
     bool fresh = false;   // logged since the last epoch's end
     bool is_new = false;  // logged since forget_new_values()
     bool has_epoch = false;
@@ -114,6 +117,9 @@ class MetricCollector {
   Entry& entry(std::string_view name, const LogOptions& options, metrics::Metric* metric = nullptr);
   void take(Entry& e, const torch::Tensor& value);
   Entry& add(Entry made);
+  void check_name(std::string_view name, const metrics::Metric* metric) const;
+  void check_same_use(const Entry& existing, const LogOptions& resolved,
+                      const metrics::Metric* metric) const;
   /// The step values of this epoch whose options have `wanted`.
   Metrics last_values(bool LogOptions::*wanted);
   void accumulate(Entry& e, double value);

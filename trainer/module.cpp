@@ -15,7 +15,10 @@ const Progress Module::kNoProgress;
 
 void Module::validation_step(const Batch&, int64_t) {}
 
-void Module::test_step(const Batch&, int64_t) {}
+void Module::test_step(const Batch&, int64_t) {
+  throw UsageError(
+      fmt::format("{} has no test_step(). Override it to use test.", class_name(*this)));
+}
 
 torch::Tensor Module::predict_step(const Batch&, int64_t) {
   throw UsageError(

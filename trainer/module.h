@@ -54,6 +54,7 @@ class Module : public torch::nn::Module {
   /// The loss of a batch, a scalar that backward() can start from.
   virtual torch::Tensor training_step(const Batch& batch, int64_t batch_idx) = 0;
   virtual void validation_step(const Batch& batch, int64_t batch_idx);
+  /// Throws UsageError unless overridden.
   virtual void test_step(const Batch& batch, int64_t batch_idx);
   /// The predictions for a batch: [batch, ...]. Throws UsageError unless overridden.
   virtual torch::Tensor predict_step(const Batch& batch, int64_t batch_idx);

@@ -34,17 +34,17 @@ Optimization::Optimization(Run& run, int64_t total_steps) : run_(run) {
       throw UsageError(fmt::format("{}::configure_optimizers() returned a null optimizer.",
                                    class_name(run_.module)));
     }
-    if (run_.callbacks.saves() && !has_optimizer_state(*entry.optimizer)) {
+    if (!has_optimizer_state(*entry.optimizer)) {
       optimizer_state(*entry.optimizer);  // throws with what to do: now, not at the first save
     }
   }
   for (const auto& entry : entries_) {
     for (const auto& schedule : entry.lr_schedulers) {
       if (schedule.scheduler->needs_metric() && !schedule.monitor) {
-        throw UsageError(
-            fmt::format("{} follows a metric, but its monitor is not set. Name one that is logged, "
-                        "as val_loss.",
-                        name_of(*schedule.scheduler)));
+        throw UsageError(fmt::format(
+            "{} follows a metric, but its monitor (lr_scheduler_monitor in a configuration) "
+            "is not set. Name one that is logged, as val_loss.",
+            name_of(*schedule.scheduler)));
       }
     }
   }
@@ -263,8 +263,9 @@ void Optimization::step_metric_schedulers(Interval interval, int64_t intervals_d
       run_.module.lr_scheduler_step(*schedule.scheduler, metric);
     } else if (schedule.strict) {
       throw UsageError(fmt::format(
-          "{}: its monitor '{}' was not logged before the schedule is stepped. Log it, change "
-          "monitor, or set strict to false.",
+          "{}: its monitor '{}' was not logged before the schedule is stepped. Log it, change the "
+          "monitor (lr_scheduler_monitor in a configuration), step it at the end of epochs "
+          "(lr_scheduler_interval: epoch), or set strict to false in configure_optimizers().",
           name_of(*schedule.scheduler), *schedule.monitor));
     }
   });

@@ -23,9 +23,9 @@ class Optimization : public ManualOptimization {
 
   /// Calls configure_optimizers(), or makes what the configuration chooses; `total_steps` is how
   /// often the run will step its schedule, -1 where nobody knows. Throws UsageError for several
-  /// optimizers with automatic optimization and no frequency, for an optimizer that cannot be saved
-  /// where checkpoints are saved, for LBFGS in 16-mixed or with accumulation, for settings that
-  /// only automatic optimization has.
+  /// optimizers with automatic optimization and no frequency, for an optimizer that cannot be
+  /// saved, for LBFGS in 16-mixed or with accumulation, for settings that only automatic
+  /// optimization has.
   Optimization(Run& run, int64_t total_steps);
 
   /// Which optimizer takes the step after `global_step` others, with automatic optimization.

@@ -45,14 +45,26 @@ struct Run {
 
   /// Hands a row to every logger, with the epoch, at the step that Lightning gives it.
   void log_metrics(Metrics row) {
+    log_metrics(std::move(row), progress.stepped_batches > 0 ? progress.stepped_batches - 1 : 0);
+  }
+  void log_metrics(Metrics row, int64_t step) {
     if (row.empty() || loggers.empty()) {
       return;
     }
     row.emplace_back("epoch", static_cast<double>(progress.current_epoch));
-    const int64_t step = progress.stepped_batches > 0 ? progress.stepped_batches - 1 : 0;
     for (const auto& logger : loggers) {
       logger->log_metrics(row, step);
     }
+  }
+
+  /// Gives the step values of a batch of an evaluation to `metrics` and to the loggers, at the
+  /// number of batches that were evaluated before. Syncs: where values lie on another device.
+  void publish_step(MetricCollector& collector, int64_t num_seen) {
+    for (const auto& [name, value] : collector.new_values()) {
+      metrics.newest[name] = value;
+    }
+    collector.forget_new_values();
+    log_metrics(collector.step_metrics(), num_seen);
   }
 
   /// Reduces the epoch's metrics, gives them to `metrics` and to the loggers as one row, and

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <sstream>
+#include <tuple>
 #include <vector>
 
 #include <fmt/format.h>
@@ -52,6 +53,49 @@ std::optional<nlohmann::json> about(const fs::Path& checkpoint) {
   }
 }
 
+/// What `last` may mean, the likeliest first. The one that the pointer names is among them where it
+/// is damaged too, and where no checkpoint is complete they all are: whoever asks hears of it.
+std::vector<fs::Path> candidates_for_last(const RunDirectory& run) {
+  auto candidates = run.newest_first();
+  const auto named = run.named("last");
+  if (named && (candidates.empty() || candidates.front() != *named)) {
+    candidates.insert(candidates.begin(), *named);
+  }
+  return candidates.empty() ? run.checkpoint_folders() : candidates;
+}
+
+/// The advice in the second line is to ask for the last one.
+std::string without_advice(const Error& error) {
+  const std::string what = error.what();
+  return what.substr(0, what.find('\n'));
+}
+
+CheckpointReader open_last(const RunDirectory& run) {
+  const auto candidates = candidates_for_last(run);
+  if (candidates.empty()) {
+    throw DataError(fmt::format(
+        "--ckpt_path=last: {} has no checkpoint.\n  Train first, or name another run by "
+        "--run, or a checkpoint by its path.",
+        run.path().string()));
+  }
+  for (size_t i = 0; i + 1 < candidates.size(); ++i) {
+    try {
+      return CheckpointReader(candidates[i]);
+    } catch (const Error& error) {
+      log::warning(fmt::format("{}\n  Trying the one before it, {}.", without_advice(error),
+                               candidates[i + 1].string()));
+    }
+  }
+  try {
+    return CheckpointReader(candidates.back());
+  } catch (const Error& error) {
+    throw CheckpointError(
+        fmt::format("{}\n  No checkpoint of this run can be read: name another run by --run, or a "
+                    "checkpoint by its path.",
+                    without_advice(error)));
+  }
+}
+
 }  // namespace
 
 RunDirectory RunDirectory::create_next(const fs::Path& root) {
@@ -88,14 +132,16 @@ std::optional<RunDirectory> RunDirectory::newest(const fs::Path& root,
   for (auto candidate = candidates.rbegin(); candidate != candidates.rend(); ++candidate) {
     const RunDirectory run(candidate->second);
     const auto checkpoint = run.last();
-    if (checkpoint && about(*checkpoint)->value("module", "") == module_class) {
+    const bool is_wanted = checkpoint ? about(*checkpoint)->value("module", "") == module_class
+                                      : !run.checkpoint_folders().empty();
+    if (is_wanted) {
       return run;
     }
   }
   return std::nullopt;
 }
 
-std::optional<fs::Path> RunDirectory::follow(const std::string& pointer) const {
+std::optional<fs::Path> RunDirectory::named(const std::string& pointer) const {
   constexpr uint64_t kMaxName = 255;  // of a folder, and the newline
   const fs::Path file = checkpoints() / pointer;
   std::error_code error;  // a pointer that is not there
@@ -107,32 +153,38 @@ std::optional<fs::Path> RunDirectory::follow(const std::string& pointer) const {
   while (!name.empty() && name.back() == '\n') {
     name.pop_back();
   }
-  if (name.empty() || name.size() > kMaxName || name.find('/') != std::string::npos ||
-      !about(checkpoints() / name)) {
+  const bool is_name = name.size() <= kMaxName && name.ends_with(kCheckpointExtension) &&
+                       name.find('/') == std::string::npos;
+  if (!is_name || !std::filesystem::is_directory(checkpoints() / name, error)) {
     return std::nullopt;
   }
   return checkpoints() / name;
 }
 
-std::vector<fs::Path> RunDirectory::newest_first() const {
-  const auto pointed = follow("last");
-  std::vector<std::pair<int64_t, fs::Path>> by_steps;
+std::vector<fs::Path> RunDirectory::checkpoint_folders() const {
+  std::vector<fs::Path> found;
   std::error_code error;  // a run without checkpoints
   for (const auto& entry : std::filesystem::directory_iterator(checkpoints(), error)) {
-    if (entry.path().extension() != kCheckpointExtension || entry.path() == pointed) {
-      continue;
-    }
-    if (const auto words = about(entry.path())) {
-      by_steps.emplace_back(words->value("global_step", int64_t{0}), entry.path());
+    if (entry.path().extension() == kCheckpointExtension && entry.is_directory(error)) {
+      found.push_back(entry.path());
     }
   }
-  std::sort(by_steps.rbegin(), by_steps.rend());
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+std::vector<fs::Path> RunDirectory::newest_first() const {
+  const auto pointed = named("last");
+  std::vector<std::tuple<bool, int64_t, fs::Path>> ranked;
+  for (const auto& path : checkpoint_folders()) {
+    if (const auto words = about(path)) {
+      ranked.emplace_back(path == pointed, words->value("global_step", int64_t{0}), path);
+    }
+  }
+  std::sort(ranked.rbegin(), ranked.rend());
   std::vector<fs::Path> found;
-  if (pointed) {
-    found.push_back(*pointed);
-  }
-  for (const auto& [steps, path] : by_steps) {
-    found.push_back(path);
+  for (auto& [is_pointed, steps, path] : ranked) {
+    found.push_back(std::move(path));
   }
   return found;
 }
@@ -142,7 +194,10 @@ std::optional<fs::Path> RunDirectory::last() const {
   return found.empty() ? std::nullopt : std::optional(found.front());
 }
 
-std::optional<fs::Path> RunDirectory::best() const { return follow("best"); }
+std::optional<fs::Path> RunDirectory::best() const {
+  auto best = named("best");
+  return best && about(*best) ? best : std::nullopt;
+}
 
 void RunDirectory::point(const std::string& pointer, const std::string& checkpoint_name) const {
   fs::write_text_atomically(checkpoints() / pointer, checkpoint_name + "\n");
@@ -192,6 +247,13 @@ CheckpointReader open_checkpoint(const std::string& ckpt_path, const std::option
   if (!is_last && ckpt_path != "best") {
     return CheckpointReader(ckpt_path);
   }
+  std::error_code error;
+  if (run && !std::filesystem::is_directory(*run, error)) {
+    throw DataError(
+        fmt::format("--run {}: there is no such folder.\n  Check the path; relative paths start at "
+                    "the current folder.",
+                    run->string()));
+  }
   const auto directory =
       run ? std::optional(RunDirectory(*run)) : RunDirectory::newest(root, module_class);
   if (!directory) {
@@ -200,26 +262,16 @@ CheckpointReader open_checkpoint(const std::string& ckpt_path, const std::option
         "run by --run or the checkpoint by its path.",
         ckpt_path, root.string(), module_class));
   }
-  std::vector<fs::Path> candidates;
   if (is_last) {
-    candidates = directory->newest_first();
-  } else if (const auto best = directory->best()) {
-    candidates = {*best};
+    return open_last(*directory);
   }
-  if (candidates.empty()) {
-    throw DataError(fmt::format(
-        "--ckpt_path={}: {} has no such checkpoint.\n  Try --ckpt_path=last, or give a path.",
-        ckpt_path, directory->path().string()));
+  if (const auto best = directory->named("best")) {
+    return CheckpointReader(*best);
   }
-  for (size_t i = 0; i + 1 < candidates.size(); ++i) {
-    try {
-      return CheckpointReader(candidates[i]);
-    } catch (const CheckpointError& error) {
-      log::warning(fmt::format("{}\n  Trying the one before it, {}.", error.what(),
-                               candidates[i + 1].string()));
-    }
-  }
-  return CheckpointReader(candidates.back());
+  throw DataError(
+      fmt::format("--ckpt_path=best: {} has no such checkpoint.\n  Try --ckpt_path=last, or give a "
+                  "path.",
+                  directory->path().string()));
 }
 
 }  // namespace trainer

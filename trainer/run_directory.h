@@ -21,7 +21,8 @@ class RunDirectory {
   static RunDirectory create_next(const fs::Path& root);
   /// The run that a checkpoint folder lies in (`<run>/checkpoints/<name>`), if it lies in one.
   static std::optional<RunDirectory> containing(const fs::Path& checkpoint);
-  /// The newest run below `root` that has a complete checkpoint of this module class.
+  /// The newest run below `root` that has a complete checkpoint of this module class. One whose
+  /// checkpoints are all damaged counts too: it may be the one that is meant.
   static std::optional<RunDirectory> newest(const fs::Path& root, const std::string& module_class);
 
   explicit RunDirectory(fs::Path path) : path_(std::move(path)) {}
@@ -32,9 +33,13 @@ class RunDirectory {
   /// The checkpoint that `last` or `best` names. Where the pointer is missing or names no complete
   /// checkpoint, `last` is the complete one with the most steps, and `best` is nothing.
   std::optional<fs::Path> last() const;
+  std::optional<fs::Path> best() const;
   /// Every complete checkpoint as far as manifests tell: the one that `last` names, then by steps.
   std::vector<fs::Path> newest_first() const;
-  std::optional<fs::Path> best() const;
+
+  /// The folder that a pointer file names, and every checkpoint folder: complete or damaged.
+  std::optional<fs::Path> named(const std::string& pointer) const;
+  std::vector<fs::Path> checkpoint_folders() const;
 
   /// Writes a pointer file. Throws IoError.
   void point(const std::string& pointer, const std::string& checkpoint_name) const;
@@ -48,15 +53,13 @@ class RunDirectory {
   void remove_leftovers() const;
 
  private:
-  std::optional<fs::Path> follow(const std::string& pointer) const;
-
   fs::Path path_;
 };
 
 /// Opens the checkpoint that `--ckpt_path` means: "last", "best" or a path. `run` narrows last and
 /// best to one run; else they come from the newest run below `root` with this module class. Where
-/// the last one is damaged, the newest whole one is taken, with a warning. Throws DataError where
-/// there is none, and as CheckpointReader does.
+/// the last one is damaged, the newest whole one of its run is taken, with a warning. Throws
+/// DataError where there is none, CheckpointError where none can be read, and as CheckpointReader.
 CheckpointReader open_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run,
                                  const fs::Path& root, const std::string& module_class);
 

@@ -41,12 +41,16 @@ TrainingLimits::TrainingLimits(const TrainerConfig& config)
   }
   if (config.max_duration) {
     const double count = config.max_duration->count;
+    const auto lower = [&](int64_t& limit) {
+      const auto whole = static_cast<int64_t>(count);
+      limit = limit < 0 ? whole : std::min(limit, whole);
+    };
     switch (config.max_duration->unit) {
-      case Unit::kEpochs: max_epochs_ = static_cast<int64_t>(count); break;
-      case Unit::kSteps: max_steps_ = static_cast<int64_t>(count); break;
+      case Unit::kEpochs: lower(max_epochs_); break;
+      case Unit::kSteps: lower(max_steps_); break;
       case Unit::kBatches: max_batches_ = count; break;
       case Unit::kSamples: max_samples_ = count; break;
-      case Unit::kSeconds: max_seconds_ = count; break;
+      case Unit::kSeconds: max_seconds_ = std::min(max_seconds_.value_or(count), count); break;
     }
   }
   const bool is_limited = config.max_epochs || max_steps_ >= 0 || max_seconds_ ||

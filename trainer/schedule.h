@@ -11,7 +11,8 @@
 
 namespace trainer {
 
-/// max_epochs, max_steps, max_time, max_duration, and the minima that hold back an early stop.
+/// max_epochs, max_steps, max_time, max_duration, of which the first to be reached ends training,
+/// and the minima that hold back an early stop.
 class TrainingLimits {
  public:
   explicit TrainingLimits(const TrainerConfig& config);

@@ -13,8 +13,8 @@ std::atomic<bool> interrupted = false;
 static_assert(std::atomic<int>::is_always_lock_free && std::atomic<bool>::is_always_lock_free,
               "a signal handler may use these");
 
-constexpr std::array<int, 3> kSignals = {SIGINT, SIGTERM, SIGUSR1};
-std::array<struct sigaction, 3> previous;
+constexpr std::array<int, 5> kSignals = {SIGINT, SIGTERM, SIGUSR1, SIGHUP, SIGPIPE};
+std::array<struct sigaction, kSignals.size()> previous;
 
 void on_signal(int signal) {
   if (signal == SIGINT && interrupted.exchange(true)) {
@@ -32,10 +32,10 @@ SignalScope::SignalScope() {
   first_signal = 0;
   interrupted = false;
   struct sigaction action {};
-  action.sa_handler = on_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
   for (size_t i = 0; i < kSignals.size(); ++i) {
+    action.sa_handler = kSignals[i] == SIGPIPE ? SIG_IGN : on_signal;
     ::sigaction(kSignals[i], &action, &previous[i]);
   }
 }

@@ -4,7 +4,8 @@
 
 namespace trainer {
 
-/// While it lives, SIGINT, SIGTERM and SIGUSR1 set a flag. A second SIGINT ends the process at
+/// While it lives, SIGINT, SIGTERM, SIGUSR1 and SIGHUP (the terminal is gone) set a flag, and
+/// SIGPIPE (nobody reads the output any more) does nothing. A second SIGINT ends the process at
 /// once, as users expect of a second Ctrl-C. The handlers that were there before come back at the
 /// end. Scopes do not nest.
 class SignalScope {

@@ -3,9 +3,7 @@
 #include <algorithm>
 #include <typeinfo>
 
-#include <ATen/Context.h>
 #include <fmt/format.h>
-#include <torch/csrc/autograd/anomaly_mode.h>
 
 #include <trainer/builtins.h>
 #include <trainer/checkpoint/module_state.h>
@@ -13,6 +11,7 @@
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
 #include <trainer/fit_loop.h>
+#include <trainer/global_switches.h>
 #include <trainer/precision.h>
 #include <trainer/provenance.h>
 #include <trainer/run.h>
@@ -24,15 +23,19 @@ namespace {
 
 using C = Callback;
 
-/// Loaders given by hand, as a data module.
+/// Loaders given by hand, as a data module: one to train on and one for any evaluation. Each is
+/// handed over once.
 class GivenLoaders : public DataModule {
  public:
-  GivenLoaders(DataLoader train, DataLoader val) : train_(std::move(train)), val_(std::move(val)) {}
+  GivenLoaders(DataLoader train, DataLoader eval)
+      : train_(std::move(train)), eval_(std::move(eval)) {}
   DataLoader train_dataloader() override { return std::move(train_); }
-  DataLoader val_dataloader() override { return std::move(val_); }
+  DataLoader val_dataloader() override { return std::move(eval_); }
+  DataLoader test_dataloader() override { return std::move(eval_); }
+  DataLoader predict_dataloader() override { return std::move(eval_); }
 
  private:
-  DataLoader train_, val_;
+  DataLoader train_, eval_;
 };
 
 /// The settings as if they had come from a file: checked, and with every class's arguments
@@ -44,39 +47,6 @@ TrainerConfig resolved(const TrainerConfig& config) {
   diagnostics.throw_if_any();
   return result;
 }
-
-/// LibTorch's global switches as the settings say, while a stage runs.
-class GlobalSwitches {
- public:
-  GlobalSwitches(const TrainerConfig& config, const Precision& precision)
-      : deterministic_(context().deterministicAlgorithms()),
-        warn_only_(context().deterministicAlgorithmsWarnOnly()),
-        benchmark_(context().benchmarkCuDNN()) {
-    if (precision.dtype() != at::kFloat) {
-      default_dtype_.emplace(precision.dtype());
-    }
-    if (config.detect_anomaly && !torch::autograd::AnomalyMode::is_enabled()) {
-      anomaly_.emplace();
-    }
-    if (config.deterministic != "off") {
-      context().setDeterministicAlgorithms(true, config.deterministic == "warn");
-    }
-    context().setBenchmarkCuDNN(config.benchmark || benchmark_);
-  }
-  GlobalSwitches(const GlobalSwitches&) = delete;
-  GlobalSwitches& operator=(const GlobalSwitches&) = delete;
-  ~GlobalSwitches() {
-    context().setDeterministicAlgorithms(deterministic_, warn_only_);
-    context().setBenchmarkCuDNN(benchmark_);
-  }
-
- private:
-  static at::Context& context() { return at::globalContext(); }
-
-  const bool deterministic_, warn_only_, benchmark_;
-  std::optional<torch::autograd::DetectAnomalyGuard> anomaly_;
-  std::optional<DefaultDtypeScope> default_dtype_;
-};
 
 }  // namespace
 
@@ -152,6 +122,22 @@ Trainer::MetricMap Trainer::test(Module& module, DataModule& data, const CkptPat
   return evaluate(Stage::kTest, module, data, ckpt_path);
 }
 
+Trainer::MetricMap Trainer::validate(Module& module, DataLoader loader, const CkptPath& ckpt_path) {
+  GivenLoaders data({}, std::move(loader));
+  return validate(module, data, ckpt_path);
+}
+
+Trainer::MetricMap Trainer::test(Module& module, DataLoader loader, const CkptPath& ckpt_path) {
+  GivenLoaders data({}, std::move(loader));
+  return test(module, data, ckpt_path);
+}
+
+std::vector<torch::Tensor> Trainer::predict(Module& module, DataLoader loader,
+                                            const CkptPath& ckpt_path) {
+  GivenLoaders data({}, std::move(loader));
+  return predict(module, data, ckpt_path);
+}
+
 Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& data,
                                      const CkptPath& ckpt_path) {
   MetricMap result;
@@ -212,6 +198,9 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
                      CallbackList(*this, module, callbacks_), loggers_, progress_, *metrics_,
                      hyperparams_.is_null() ? hyperparams_of(module) : hyperparams_,
                      optimizer_choice_});
+  MetricCollector none;
+  none.enter(MetricCollector::Scope::kForbidden, "a hook outside of the loop, as setup");
+  const ModuleAttachment attachment(module, {.metrics = &none, .progress = &progress_});
   try {
     std::optional<CheckpointReader> checkpoint;
     std::optional<SavedRun> saved;
@@ -229,14 +218,17 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
     tell_of_failure(error);
     throw;
   } catch (...) {
-    tell_of_failure(UsageError("something was thrown that is no std::exception"));
+    tell_of_failure(std::runtime_error("something was thrown that is no std::exception"));
     throw;
   }
 }
 
 /// A callback of the module replaces the Trainer's of the same class, and that of an earlier stage.
 void Trainer::attach_callbacks_of(Module& module) {
-  const auto given = module.configure_callbacks();
+  auto given = module.configure_callbacks();
+  if (config_.fast_dev_run.batches > 0) {
+    std::erase_if(given, [](const auto& one) { return one->role() != Callback::Role::kActs; });
+  }
   std::erase_if(callbacks_, [&](const auto& existing) {
     return std::any_of(given.begin(), given.end(), [&](const auto& callback) {
       return typeid(*callback) == typeid(*existing);
@@ -260,7 +252,9 @@ void Trainer::tell_of_failure(const std::exception& error) {
       log::error(fmt::format("while ending the failed run: {}", second.what()));
     }
   };
-  attempt([&] { run_->callbacks.call<&C::on_exception>(error); });
+  for (const auto& callback : run_->callbacks.all()) {
+    attempt([&] { callback->on_exception(*this, run_->module, error); });
+  }
   attempt([&] { run_->data.on_exception(error); });
   for (const auto& logger : loggers_) {
     attempt([&] { logger->finalize("failed"); });
@@ -269,6 +263,11 @@ void Trainer::tell_of_failure(const std::exception& error) {
 
 void Trainer::set_up(const SavedRun* saved) {
   if (saved != nullptr) {
+    if (stage_ == Stage::kFit && global_seed() != saved->seed()) {
+      log::warning(
+          fmt::format("the seed stays the checkpoint's {}: {} has no effect on a resumed run",
+                      saved->seed(), global_seed()));
+    }
     seed_everything(saved->seed());  // before data is split, so that it is split as it was
   }
   run_->data.prepare_data();
@@ -290,10 +289,10 @@ void Trainer::set_up(const SavedRun* saved) {
       progress_ = saved->progress();  // rows of an evaluation carry the step of its weights
     }
   }
-  if (saved == nullptr && stage_ == Stage::kFit && init_from_) {
-    const bool is_checkpoint = std::filesystem::is_directory(*init_from_);
-    const safetensors::File weights(is_checkpoint ? *init_from_ / "model.safetensors"
-                                                  : *init_from_);
+  // Taken once: what a fit has made of the weights is not undone by the test after it.
+  if (const auto init_from = std::exchange(init_from_, std::nullopt); init_from && !saved) {
+    const bool is_checkpoint = std::filesystem::is_directory(*init_from);
+    const safetensors::File weights(is_checkpoint ? *init_from / "model.safetensors" : *init_from);
     log::info(init_module_state(run_->module, weights));
   }
   open_loggers(saved);

@@ -51,10 +51,14 @@ class Trainer {
 
   /// One pass over the validation or test data; the epoch's metrics by name.
   MetricMap validate(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
+  MetricMap validate(Module& module, DataLoader loader, const CkptPath& ckpt_path = {});
   MetricMap test(Module& module, DataModule& data, const CkptPath& ckpt_path = {});
+  MetricMap test(Module& module, DataLoader loader, const CkptPath& ckpt_path = {});
 
   /// What predict_step() returned for each batch, on the processor.
   std::vector<torch::Tensor> predict(Module& module, DataModule& data,
+                                     const CkptPath& ckpt_path = {});
+  std::vector<torch::Tensor> predict(Module& module, DataLoader loader,
                                      const CkptPath& ckpt_path = {});
 
   /// Writes a complete checkpoint to the folder `path`, from a callback or hook during fit. Throws
@@ -67,8 +71,8 @@ class Trainer {
   void set_run(const fs::Path& run_dir) { searched_run_ = run_dir; }
   /// An optimizer and a schedule by name, instead of the module's configure_optimizers().
   void set_optimizer(OptimizerChoice choice) { optimizer_choice_ = std::move(choice); }
-  /// Weights to begin the next fit with, from a safetensors file or a checkpoint folder; what is
-  /// taken by name is reported. Without effect on a fit that resumes.
+  /// Weights to begin the next stage with, from a safetensors file or a checkpoint folder; what is
+  /// taken by name is reported. Without effect where a checkpoint is given.
   void set_init_from(const fs::Path& weights) { init_from_ = weights; }
   /// The configuration that config.yaml and the loggers get; default: this trainer's settings and
   /// the module's class.

@@ -12,31 +12,9 @@ namespace trainer {
 
 namespace {
 
-void check_validation_interval(const TrainerConfig& config) {
-  const auto* fraction = std::get_if<double>(&config.val_check_interval);
-  const auto* count = std::get_if<int64_t>(&config.val_check_interval);
-  const auto* duration = std::get_if<Duration>(&config.val_check_interval);
-  const double value = fraction != nullptr ? *fraction
-                       : count != nullptr  ? static_cast<double>(*count)
-                                           : duration->count;
-  if (value <= 0) {
-    throw ConfigError(
-        "val_check_interval must be greater than 0. Set limit_val_batches=0 to "
-        "validate never.");
-  }
-  using Unit = Duration::Unit;
-  if (duration != nullptr && duration->unit == Unit::kEpochs) {
-    throw ConfigError(fmt::format(
-        "val_check_interval is {}. Write a time, steps, batches or samples; epochs stand "
-        "in check_val_every_n_epoch.",
-        duration->text()));
-  }
-  if (fraction != nullptr && !config.check_val_every_n_epoch) {
-    throw ConfigError(fmt::format(
-        "val_check_interval is {}, a fraction of an epoch, but check_val_every_n_epoch is null, "
-        "which counts across epochs. Write a number of batches or a duration.",
-        *fraction));
-  }
+std::string too_large(double fraction) {
+  return fmt::format("a fraction above 1. Write {:.0f} for that many batches, or 1.0 for all.",
+                     std::ceil(fraction));
 }
 
 }  // namespace
@@ -116,40 +94,53 @@ Node Codec<Accumulation>::write(const Accumulation& value) {
 
 }  // namespace config
 
+namespace rules {
+
+constexpr const char* kNotPositive =
+    "must be greater than 0. Set limit_val_batches=0 to validate never.";
+
+std::string FractionOrCount::violation(double fraction) const {
+  return fraction > 1.0 ? too_large(fraction) : "";
+}
+
+std::string Interval::violation(int64_t batches) const { return batches > 0 ? "" : kNotPositive; }
+
+std::string Interval::violation(double fraction) const {
+  return fraction <= 0 ? kNotPositive : FractionOrCount().violation(fraction);
+}
+
+std::string Interval::violation(const Duration& duration) const {
+  if (duration.unit == Duration::Unit::kEpochs) {
+    return "write a time, steps, batches or samples; epochs stand in check_val_every_n_epoch.";
+  }
+  return duration.count > 0 ? "" : kNotPositive;
+}
+
+std::string Time::violation(const Duration& duration) const {
+  return duration.is_time() ? "" : "is no time. Write it as max_duration.";
+}
+
+std::string One::violation(int64_t count) const {
+  return count > 1 ? "the strategies train on one device of one computer. Set it to 1." : "";
+}
+
+}  // namespace rules
+
 void TrainerConfig::validate() const {
-  const auto* interval = std::get_if<double>(&val_check_interval);
-  const BatchLimit interval_limit = interval != nullptr ? *interval : 1.0;
-  const std::pair<const char*, const BatchLimit*> fractions[] = {
-      {"limit_train_batches", &limit_train_batches},
-      {"limit_val_batches", &limit_val_batches},
-      {"limit_test_batches", &limit_test_batches},
-      {"limit_predict_batches", &limit_predict_batches},
-      {"overfit_batches", &overfit_batches},
-      {"val_check_interval", &interval_limit}};
-  for (const auto& [name, limit] : fractions) {
-    const double* fraction = std::get_if<double>(limit);
-    if (fraction != nullptr && *fraction > 1.0) {
-      throw ConfigError(fmt::format(
-          "{} is {}, a fraction above 1. Write {:.0f} for that many batches, or 1.0 for all.", name,
-          *fraction, std::ceil(*fraction)));
-    }
-  }
-  if (max_time && !max_time->is_time()) {
-    throw ConfigError(fmt::format("max_time is {}, which is no time. Write it as max_duration.",
-                                  max_time->text()));
-  }
-  if (devices.count > 1 || num_nodes > 1) {
+  const auto* fraction = std::get_if<double>(&val_check_interval);
+  if (fraction != nullptr && !check_val_every_n_epoch) {
     throw ConfigError(fmt::format(
-        "devices is {} and num_nodes is {}: the strategy {} trains on one device of one computer. "
-        "Set both to 1.",
-        devices.count == 0 ? "auto" : std::to_string(devices.count), num_nodes,
-        strategy.class_path));
+        "val_check_interval is {}, a fraction of an epoch, but check_val_every_n_epoch is null, "
+        "which counts across epochs. Write a number of batches or a duration.",
+        *fraction));
   }
-  check_validation_interval(*this);
 }
 
 TrainerConfig TrainerConfig::with_modes_applied() const {
   TrainerConfig config = *this;
+  if (config.gradient_clip_val == 0.0) {
+    config.gradient_clip_val.reset();
+  }
   if (config.overfits()) {
     config.limit_train_batches = config.limit_val_batches = config.overfit_batches;
   }

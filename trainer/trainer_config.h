@@ -79,6 +79,54 @@ struct Codec<Accumulation> {
 };
 }  // namespace config
 
+namespace rules {
+
+/// A fraction, which a float is, is at most 1; a count, which an integer is, may be any.
+struct FractionOrCount {
+  std::string text() const { return "float <= 1.0"; }
+  std::string violation(int64_t) const { return ""; }
+  std::string violation(double fraction) const;
+};
+
+/// The same above 0, or a duration of something that passes within training.
+struct Interval {
+  std::string text() const { return "> 0; float <= 1.0"; }
+  std::string violation(int64_t batches) const;
+  std::string violation(double fraction) const;
+  std::string violation(const Duration& duration) const;
+};
+
+struct Time {
+  std::string text() const { return "a time"; }
+  std::string violation(const Duration& duration) const;
+};
+
+/// What the strategies can use.
+struct One {
+  std::string text() const { return "1"; }
+  std::string violation(int64_t count) const;
+  std::string violation(const Devices& devices) const { return violation(devices.count); }
+};
+
+/// No class twice with the same arguments: two loggers would write one file.
+struct NoRepeats {
+  std::string text() const { return "each once"; }
+  template <class Base>
+  std::string violation(const std::vector<Spec<Base>>& specs) const {
+    for (size_t i = 0; i < specs.size(); ++i) {
+      for (size_t k = 0; k < i; ++k) {
+        if (specs[i].class_path == specs[k].class_path &&
+            config::to_yaml(specs[i].init_args) == config::to_yaml(specs[k].init_args)) {
+          return specs[i].class_path + " stands in it twice. List it once.";
+        }
+      }
+    }
+    return "";
+  }
+};
+
+}  // namespace rules
+
 struct TrainerConfig {
   std::optional<int64_t> max_epochs = std::nullopt;
   int64_t max_steps = -1;
@@ -119,21 +167,23 @@ struct TrainerConfig {
   std::string default_root_dir = "runs";
 
   static constexpr auto fields() {
-    using config::field, config::at_least, config::greater_than, config::one_of;
+    using config::field, config::at_least, config::one_of;
     using T = TrainerConfig;
     return std::tuple{
         field<&T::max_epochs>(
             "Epochs to train; -1 for no limit. Unset: 1000, or no limit when another one is set.",
             at_least(-1)),
         field<&T::max_steps>("Optimizer steps to train; -1 for no limit.", at_least(-1)),
-        field<&T::max_time>("Time to train, as 2h or 00:12:00:00."),
-        field<&T::max_duration>("How long to train in any unit: 10ep, 5000step, 1e9sample, 2h."),
+        field<&T::max_time>("Time to train, as 2h or 00:12:00:00.", rules::Time()),
+        field<&T::max_duration>(
+            "How long to train at most in any unit: 10ep, 5000step, 1e9sample, 2h; beside the "
+            "others."),
         field<&T::min_epochs>("Epochs before which nothing stops training early.", at_least(0)),
         field<&T::min_steps>("Optimizer steps before which nothing stops training early.",
                              at_least(0)),
         field<&T::accelerator>("Kind of device: auto or cpu."),
-        field<&T::devices>("Devices of each node: auto or 1."),
-        field<&T::num_nodes>("Computers that train together: 1.", at_least(1)),
+        field<&T::devices>("Devices of each node: auto or 1.", rules::One()),
+        field<&T::num_nodes>("Computers that train together.", at_least(1), rules::One()),
         field<&T::precision>(
             "Number format: of everything (-true), or of matrix products only (-mixed).",
             one_of("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "32",
@@ -141,28 +191,30 @@ struct TrainerConfig {
         field<&T::strategy>("How a step is spread over devices: auto or single_device."),
         field<&T::accumulate_grad_batches>(
             "Batches whose gradients make one optimizer step; {0: 8, 4: 2} changes it at epoch 4."),
-        field<&T::gradient_clip_val>("Largest gradient norm, or element; unset: no clipping.",
-                                     greater_than(0.0)),
+        field<&T::gradient_clip_val>("Largest gradient norm, or element; unset or 0: no clipping.",
+                                     at_least(0.0)),
         field<&T::gradient_clip_algorithm>("Clip the global L2 norm, or each element.",
                                            one_of("norm", "value")),
         field<&T::limit_train_batches>(
-            "Training batches in an epoch: a count, or a fraction as a float.", at_least(0)),
+            "Training batches in an epoch: a count, or a fraction as a float.", at_least(0),
+            rules::FractionOrCount()),
         field<&T::limit_val_batches>("Validation batches: a count, or a fraction as a float.",
-                                     at_least(0)),
+                                     at_least(0), rules::FractionOrCount()),
         field<&T::limit_test_batches>("Test batches: a count, or a fraction as a float.",
-                                      at_least(0)),
+                                      at_least(0), rules::FractionOrCount()),
         field<&T::limit_predict_batches>("Prediction batches: a count, or a fraction as a float.",
-                                         at_least(0)),
+                                         at_least(0), rules::FractionOrCount()),
         field<&T::overfit_batches>(
             "Train and validate on so many batches, or this fraction, in the data's own order; 0 "
             "for all data.",
-            at_least(0)),
+            at_least(0), rules::FractionOrCount()),
         field<&T::fast_dev_run>(
             "Try everything once: so many batches of each stage (true: 1), one epoch, nothing "
             "written; 0 for a real run."),
         field<&T::val_check_interval>(
             "Validate every so many batches of an epoch, after this fraction of one, or every "
-            "duration of training (30min, 500step); at the next optimizer step's end."),
+            "duration of training (30min, 500step); at the next optimizer step's end.",
+            rules::Interval()),
         field<&T::check_val_every_n_epoch>(
             "Validate in every so many epochs; null: val_check_interval counts across epochs.",
             at_least(1)),
@@ -172,8 +224,8 @@ struct TrainerConfig {
             "Validation batches to try before training; -1 for all, 0 for none.", at_least(-1)),
         field<&T::log_every_n_steps>(
             "Write step metrics every so many optimizer steps; 0 for never.", at_least(0)),
-        field<&T::callbacks>("Callbacks, in the order in which they run."),
-        field<&T::logger>("Where metrics are written; [] for nowhere."),
+        field<&T::callbacks>("Callbacks, in the order in which they run.", rules::NoRepeats()),
+        field<&T::logger>("Where metrics are written; [] for nowhere.", rules::NoRepeats()),
         field<&T::enable_checkpointing>("Add a ModelCheckpoint where callbacks has none."),
         field<&T::enable_progress_bar>("Add a ProgressBar where callbacks has none."),
         field<&T::enable_model_summary>("Add a ModelSummary where callbacks has none."),
@@ -191,7 +243,7 @@ struct TrainerConfig {
     };
   }
 
-  /// Fractions lie in 0 to 1, durations have a unit that fits. Throws ConfigError.
+  /// Throws ConfigError for settings that do not go together.
   void validate() const;
   bool overfits() const {
     return std::visit([](auto limit) { return limit > 0; }, overfit_batches);

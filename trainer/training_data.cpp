@@ -9,12 +9,14 @@
 namespace trainer {
 
 void TrainingData::open() {
-  loader_ = run_.data.train_dataloader();
+  if (auto loader = run_.data.train_dataloader()) {  // one given by hand is not given anew
+    loader_ = std::move(loader);
+    if (run_.config.overfits()) {
+      loader_.keep_order();
+    }
+  }
   if (!loader_) {
     throw DataError("fit: the data module has no train_dataloader(). Override it.");
-  }
-  if (run_.config.overfits()) {
-    loader_.keep_order();
   }
   count_batches();
 }
@@ -25,9 +27,12 @@ void TrainingData::count_batches() {
   num_batches_ =
       limited_batches(run_.config.limit_train_batches, loader_.size(), "limit_train_batches");
   if (num_batches_ == 0) {
-    throw DataError(
-        fmt::format("fit: there is no training batch ({}). Give more data or a smaller batch size.",
-                    loader_.shape().dump()));
+    const bool is_limit = run_.config.limit_train_batches == BatchLimit(int64_t{0}) ||
+                          run_.config.limit_train_batches == BatchLimit(0.0);
+    throw DataError(fmt::format("fit: there is no training batch (data of {}). {}",
+                                loader_.shape().dump(),
+                                is_limit ? "trainer.limit_train_batches is 0: set it to 1 or more."
+                                         : "Give more data or a smaller batch size."));
   }
 }
 
@@ -54,6 +59,7 @@ bool TrainingData::fetch_window() {
   const int64_t wanted = std::min(run_.config.accumulate_grad_batches.at(progress.current_epoch),
                                   num_batches_ - progress.batch_idx);
   window_weight_ = 0;
+  window_samples_ = 0;
   window_is_fresh_ = true;
   for (int64_t i = 0; i < wanted; ++i) {
     auto batch = loader_.next();
@@ -69,21 +75,28 @@ bool TrainingData::fetch_window() {
     if (wanted > 1) {
       window_weight_ += run_.module.loss_weight(*batch);
     }
-    window_.push_back(std::move(*batch));
+    window_samples_ += batch->size();
+    window_.push_back({std::move(*batch), loader_.dataloader_idx()});
   }
   return !window_.empty();
+}
+
+int64_t TrainingData::drop_window() {
+  const auto batches = static_cast<int64_t>(window_.size());
+  window_.clear();
+  return batches;
 }
 
 std::pair<Batch, TrainingData::Place> TrainingData::next() {
   const bool is_first = std::exchange(window_is_fresh_, false);
   const bool is_last = window_.size() == 1;
-  Batch batch = std::move(window_.front());
+  auto [batch, dataloader_idx] = std::move(window_.front());
   window_.pop_front();
   double weight = 1;  // where it is a window of its own, its loss needs no multiplication
   if (!is_first || !is_last) {
     weight = window_weight_ > 0 ? run_.module.loss_weight(batch) / window_weight_ : 0;
   }
-  return {std::move(batch), {is_first, is_last, weight}};
+  return {std::move(batch), {is_first, is_last, weight, dataloader_idx}};
 }
 
 void TrainingData::skip_rest() {

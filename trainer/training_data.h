@@ -17,7 +17,8 @@ class TrainingData {
   struct Place {
     bool is_first;
     bool is_last;
-    double weight;  // of this batch's mean loss in the step's
+    double weight;           // of this batch's mean loss in the step's
+    int64_t dataloader_idx;  // of the loaders in a sequential CombinedLoader
   };
 
   explicit TrainingData(Run& run) : run_(run) {}
@@ -40,6 +41,9 @@ class TrainingData {
   /// only a stream does unforeseen: epoch_is_over() from then on.
   bool fetch_window();
   bool window_is_empty() const { return window_.empty(); }
+  bool window_has_no_samples() const { return window_samples_ == 0; }
+  /// Gives up the window; how many batches it had.
+  int64_t drop_window();
   std::pair<Batch, Place> next();
   /// Gives up the rest of the epoch.
   void skip_rest();
@@ -57,9 +61,14 @@ class TrainingData {
   Run& run_;
   DataLoader loader_;
   int64_t num_batches_ = 0;
-  std::deque<Batch> window_;      // batches of the window under way that are still to be trained on
+  struct Fetched {
+    Batch batch;
+    int64_t dataloader_idx;
+  };
+  std::deque<Fetched> window_;    // batches of the window under way that are still to be trained on
   bool window_is_fresh_ = false;  // none of them was trained on yet
   double window_weight_ = 0;      // sum of loss_weight() over the whole window
+  int64_t window_samples_ = 0;
   nlohmann::json restored_shape_, restored_loader_;
 };
 

@@ -13,11 +13,14 @@ void DigitsData::setup(trainer::Stage) {
   if (labels.lt(0).logical_or(labels.gt(9)).any().item<bool>()) {
     throw trainer::DataError(init_.path + ": has a label that is no digit (column 65, 0 to 9).");
   }
-  const auto all =
-      std::make_shared<trainer::TensorDataset>(std::vector<torch::Tensor>{images, labels});
-  parts_ = trainer::random_split(
-      all, {1 - init_.val_fraction - init_.test_fraction, init_.val_fraction, init_.test_fraction},
-      static_cast<uint64_t>(init_.split_seed));
+  try {
+    parts_ = trainer::random_split(
+        std::make_shared<trainer::TensorDataset>(std::vector<torch::Tensor>{images, labels}),
+        {1 - init_.val_fraction - init_.test_fraction, init_.val_fraction, init_.test_fraction},
+        static_cast<uint64_t>(init_.split_seed));
+  } catch (const trainer::DataError& error) {
+    throw trainer::DataError(init_.path + ": " + error.what());
+  }
 }
 
 trainer::DataLoader DigitsData::loader(size_t part, bool shuffle) const {

@@ -29,6 +29,14 @@ class DigitsData : public trainer::DataModule {
           field<&Init::test_fraction>("Part of the samples kept for the test.", in_range(0.0, 1.0)),
           field<&Init::split_seed>("Seed of the split.", at_least(0))};
     }
+    void validate() const {
+      if (val_fraction <= 0 || test_fraction <= 0 || val_fraction + test_fraction > 1 - 1e-6) {
+        const auto text = [](double value) { return trainer::config::write(value).describe(); };
+        throw trainer::ConfigError(
+            "val_fraction is " + text(val_fraction) + " and test_fraction " + text(test_fraction) +
+            ". Each has to be above 0 and their sum below 1: the rest is for training.");
+      }
+    }
   };
 
   explicit DigitsData(Init init) : init_(std::move(init)) {}

@@ -4,14 +4,14 @@ namespace L = trainer;
 
 TRAINER_REGISTER_DATA_MODULE(BytesData);
 
-TokenWindows::TokenWindows(std::shared_ptr<const L::data::TokenFile> file, int64_t block_size,
-                           int64_t stride)
-    : file_(std::move(file)), block_size_(block_size), stride_(stride) {
-  const int64_t last_start = file_->size() - block_size_ - 1;  // the target needs one token more
+TokenWindows::TokenWindows(const std::string& path, int64_t block_size, int64_t stride)
+    : file_(path, torch::kUInt8), block_size_(block_size), stride_(stride) {
+  const int64_t last_start = file_.size() - block_size_ - 1;  // the target needs one token more
   if (last_start < 0) {
-    throw L::DataError("a token file of " + std::to_string(file_->size()) +
-                       " tokens is too short for a block of " + std::to_string(block_size_) +
-                       ". Use a smaller block_size.");
+    throw L::DataError(path + ": has " + std::to_string(file_.size()) +
+                       " tokens, too few for one sample of " + std::to_string(block_size_) +
+                       " and the token after it.\n  Give a longer file, or lower "
+                       "data.init_args.block_size.");
   }
   size_ = last_start / stride_ + 1;
 }
@@ -21,7 +21,7 @@ L::Batch TokenWindows::get_batch(std::span<const int64_t> indices) const {
   auto tokens = torch::empty({count, block_size_ + 1}, torch::kInt64);
   auto* row = tokens.mutable_data_ptr<int64_t>();
   for (const int64_t index : indices) {
-    file_->copy(index * stride_, block_size_ + 1, row);
+    file_.copy(index * stride_, block_size_ + 1, row);
     row += block_size_ + 1;
   }
   return {tokens.narrow(1, 0, block_size_), tokens.narrow(1, 1, block_size_)};
@@ -29,8 +29,7 @@ L::Batch TokenWindows::get_batch(std::span<const int64_t> indices) const {
 
 void BytesData::setup(L::Stage) {
   auto open = [&](const std::string& path) {
-    return std::make_shared<TokenWindows>(std::make_shared<L::data::TokenFile>(path, torch::kUInt8),
-                                          init_.block_size, init_.block_size);
+    return std::make_shared<TokenWindows>(path, init_.block_size, init_.block_size);
   };
   train_ = open(init_.train_path);
   val_ = open(init_.val_path);

@@ -7,16 +7,15 @@
 /// Samples are (input, target), int64 [block_size] each; batches [batch, block_size].
 class TokenWindows : public trainer::Dataset {
  public:
-  /// Windows lie next to each other, `stride` tokens apart. Throws DataError when the file is too
-  /// short for one.
-  TokenWindows(std::shared_ptr<const trainer::data::TokenFile> file, int64_t block_size,
-               int64_t stride);
+  /// Windows of a file of bytes lie next to each other, `stride` tokens apart. Throws DataError
+  /// when the file is too short for one.
+  TokenWindows(const std::string& path, int64_t block_size, int64_t stride);
 
   int64_t size() const override { return size_; }
   trainer::Batch get_batch(std::span<const int64_t> indices) const override;
 
  private:
-  std::shared_ptr<const trainer::data::TokenFile> file_;
+  trainer::data::TokenFile file_;
   int64_t block_size_, stride_, size_;
 };
 

@@ -33,12 +33,14 @@ class RecordingLogger : public Logger {
 };
 
 /// An optimizer of a user, which tells nothing about its options.
-class Walk : public torch::optim::Optimizer {
+class Walk : public torch::optim::Optimizer, public StatefulOptimizer {
  public:
   explicit Walk(std::vector<torch::Tensor> parameters)
       : Optimizer({torch::optim::OptimizerParamGroup(std::move(parameters))},
                   std::make_unique<torch::optim::SGDOptions>(0.25)) {}
   torch::Tensor step(LossClosure closure) override { return closure(); }
+  OptimizerState optimizer_state() const override { return {.groups = {{{"lr", 0.25}}}}; }
+  void load_optimizer_state(const OptimizerState&) override {}
 };
 
 /// A module whose optimizer is made by the test.
@@ -176,13 +178,12 @@ TEST(LearningRateMonitor, LogsNothingWhereNoStepIsLogged) {
   EXPECT_TRUE(logged("lr-SGD").empty());
 }
 
-TEST(LearningRateMonitor, LogsTheRateOfAnyOptimizerButNotWhatItDoesNotTell) {
+TEST(LearningRateMonitor, LogsZeroForWhatAnOptimizerDoesNotTell) {
   const LitModule walking([](auto p) -> OptimizerConfig { return std::make_unique<Walk>(p); });
-  fit({}, walking, /*log_every_n_steps=*/12);
+  fit({.log_momentum = true, .log_weight_decay = true}, walking, /*log_every_n_steps=*/12);
   EXPECT_EQ(logged("lr-Walk"), (Values{{11, 0.25}}));
-  EXPECT_EQ(thrown<UsageError>([&] { fit({.log_weight_decay = true}, walking); }),
-            "LearningRateMonitor: Walk does not tell its momentum and weight decay. Derive it from "
-            "StatefulOptimizer, or set log_momentum and log_weight_decay to false.");
+  EXPECT_EQ(logged("lr-Walk-momentum"), (Values{{11, 0.0}}));
+  EXPECT_EQ(logged("lr-Walk-weight_decay"), (Values{{11, 0.0}}));
 }
 
 TEST(LearningRateMonitor, RefusesAnUnknownInterval) {

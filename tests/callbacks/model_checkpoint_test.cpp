@@ -224,8 +224,15 @@ TEST(ModelCheckpointInit, RefusesSettingsThatExcludeEachOther) {
 
 TEST_F(ModelCheckpointTest, NamesTheMetricsThereAreWhenItsOwnIsMissing) {
   EXPECT_EQ(thrown<UsageError>([&] { fit({.monitor = "val_los"}, {1.0}, 1); }),
-            "ModelCheckpoint: there is no metric 'val_los'. Did you mean 'val_loss'?\n  Logged so "
-            "far: train_loss, train_loss_step, val_loss.");
+            "ModelCheckpoint: monitor: there is no metric 'val_los'. Did you mean 'val_loss'?\n  "
+            "Logged so far: train_loss, train_loss_step, val_loss.");
+}
+
+/// As with limit_val_batches=0 and a configuration that was made for more.
+TEST_F(ModelCheckpointTest, KeepsTheNewestWhereNoValidationGivesItsMetric) {
+  fit({.monitor = "val_loss", .save_top_k = 2}, {}, /*max_epochs=*/3);
+  EXPECT_EQ(saved(), (Names{"epoch=2-step=6.ckpt"}));
+  EXPECT_EQ(pointer("last"), "epoch=2-step=6.ckpt\n");
 }
 
 /// From the second epoch on no file may grow beyond a page, as on a full disk.

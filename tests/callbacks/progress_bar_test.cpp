@@ -190,6 +190,7 @@ TEST(ProgressBar, ShowsTestAndPredictionToo) {
     DataLoader predict_dataloader() override { return make_loader(1); }
   } data;
   class Module : public ScriptedModule {
+    void test_step(const Batch&, int64_t) override {}
     torch::Tensor predict_step(const Batch& batch, int64_t) override { return batch[0]; }
   } module;
   Trainer trainer(bar_config({.line_interval_s = 0}));

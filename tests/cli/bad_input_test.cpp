@@ -116,9 +116,26 @@ TEST_F(CliTest, EveryConfigThatCannotBeReadIsTold) {
                    "\nlist.yaml: is a list, not a map of keys.");
 }
 
+TEST_F(CliTest, SubcommandIsUnknown) {
+  expect_error(trainer({"ft"}), 2,
+               "command line: there is no subcommand 'ft'. Did you mean 'fit'? There are: fit, "
+               "validate, test, predict, list, schema.");
+  expect_error(trainer({"ft", "--config", "base.yaml"}), 2,
+               "command line: there is no subcommand 'ft'. Did you mean 'fit'? There are: fit, "
+               "validate, test, predict, list, schema.");
+}
+
 TEST_F(CliTest, BatchSizeIsZero) {
   expect_error(base("fit", {"--data.init_args.batch_size=0"}), 2,
                "command line: data.init_args.batch_size: is '0': must be at least 1.");
+}
+
+TEST_F(CliTest, NothingIsLeftToTrainOn) {
+  expect_error(base("fit", {"--data.init_args.val_fraction=0.9"}), 2,
+               "base.yaml:9:43: data.init_args: val_fraction is '0.9' and test_fraction "
+               "'0.15'. Each has to be above 0 and their sum below 1: the rest is for training.");
+  EXPECT_EQ(base("fit", {"--data.init_args.test_fraction=0.85"}).exit_code, 2);
+  EXPECT_EQ(base("fit", {"--data.init_args.test_fraction=0"}).exit_code, 2);
 }
 
 TEST_F(CliTest, DataIsMissing) {
@@ -137,6 +154,66 @@ TEST_F(CliTest, DataIsEmpty) {
   write_file(dir_ / "empty.csv", "");
   expect_error(base("fit", {"--data.init_args.path=empty.csv"}), 66,
                "empty.csv: is empty.\n  Check the path, or write the file again.");
+}
+
+TEST_F(CliTest, DataIsTooLittleToSplit) {
+  std::string row;
+  for (int column = 0; column < 65; ++column) {
+    row += column < 64 ? "1," : "1\n";
+  }
+  write_file(dir_ / "one.csv", row);
+  expect_error(base("fit", {"--data.init_args.path=one.csv"}), 66,
+               "one.csv: random_split: trainer::TensorDataset has size 1, too few samples for 3 "
+               "parts. Give it more samples, or ask for fewer parts.");
+}
+
+/// A GPT of 16 tokens on a file of 100 bytes, all of them 7.
+class GptTest : public CliTest {
+ protected:
+  void SetUp() override {
+    write_file(dir_ / "gpt.yaml",
+               "plugins: [gpt]\n"
+               "trainer: {max_steps: 1, enable_progress_bar: false, enable_model_summary: false}\n"
+               "model: {class_path: GPT, init_args: {block_size: 16, dim: 8, num_heads: 1}}\n"
+               "data:\n"
+               "  class_path: BytesData\n"
+               "  init_args: {train_path: a.bin, val_path: a.bin, block_size: 16}\n");
+    write_file(dir_ / "a.bin", std::string(100, '\7'));
+  }
+  ProcessResult fit(const std::vector<std::string>& words) const {
+    std::vector<std::string> all = {"fit", "--config", "gpt.yaml"};
+    all.insert(all.end(), words.begin(), words.end());
+    return trainer(all);
+  }
+};
+
+TEST_F(GptTest, TakesTokensThatFit) {
+  const auto result = fit({"--model.init_args.vocab_size=8"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+}
+
+TEST_F(GptTest, SequencesAreLongerThanTheModels) {
+  expect_error(fit({"--data.init_args.block_size=32"}), 2,
+               "GPT: data.init_args.block_size gives sequences of 32 tokens, "
+               "model.init_args.block_size allows 16.\n  Raise the model's to 32, or lower the "
+               "data's to 16.");
+}
+
+TEST_F(GptTest, VocabularyIsTooSmall) {
+  expect_error(fit({"--model.init_args.vocab_size=7"}), 2,
+               "GPT: the data of data.init_args has token 7, model.init_args.vocab_size is 7.\n"
+               "  Make it 8 at least; 256 is enough for any bytes.");
+  expect_error(
+      fit({"--model.init_args.vocab_size=8", "--model.init_args.sample_prompt=a"}), 2,
+      "gpt.yaml:3:37: model.init_args: sample_prompt has the byte 97, which a vocab_size of 8 does "
+      "not have. Make it 98 at least, or leave the byte out.");
+}
+
+TEST_F(GptTest, FileIsTooShort) {
+  write_file(dir_ / "short.bin", "ab");
+  expect_error(fit({"--data.init_args.val_path=short.bin"}), 66,
+               "short.bin: has 2 tokens, too few for one sample of 16 and the token after it.\n"
+               "  Give a longer file, or lower data.init_args.block_size.");
 }
 
 TEST_F(CliTest, DataHoldsNan) {
@@ -158,6 +235,15 @@ TEST_F(CliTest, ModuleThrows) {
   EXPECT_NE(result.err.find("fit failed in epoch 0, batch 0, after 0 optimizer steps\n"
                             "error: no idea how to train\n"),
             std::string::npos)
+      << result.err;
+}
+
+TEST_F(CliTest, ModuleThrowsWhatIsNoException) {
+  const auto result = base("fit", {"--plugin", TRAINER_BAD_MODULES, "--model=ThrowsNumber"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_TRUE(result.err.ends_with(
+      "error: something was thrown that is no std::exception. Throw a class that derives from it, "
+      "whose what() says what happened.\n"))
       << result.err;
 }
 
@@ -241,6 +327,36 @@ TEST_F(CliTest, LastIsAskedForWithoutAnyRun) {
   expect_error(base("fit", {"--ckpt_path=last"}), 66,
                "--ckpt_path=last: no run below runs has a checkpoint of DigitsMLP.\n"
                "  Train first, or give the run by --run or the checkpoint by its path.");
+}
+
+TEST_F(CliTest, LastRunIsDamaged) {
+  const std::string checkpoint = train();
+  ASSERT_EQ(base("fit").exit_code, 0);
+  const std::string newer = "runs/version_1/checkpoints/epoch=0-step=4.ckpt";
+  write_file(dir_ / newer / "manifest.json", "");
+  const auto before = read_file(dir_ / checkpoint / "manifest.json");
+  expect_error(base("fit", {"--ckpt_path=last", "--trainer.max_epochs=2"}), 85,
+               newer +
+                   "/manifest.json: is no JSON object: damaged.\n  No checkpoint of this run can "
+                   "be read: name another run by --run, or a checkpoint by its path.");
+  EXPECT_FALSE(std::filesystem::exists(dir_ / "runs/version_2"));
+  EXPECT_FALSE(std::filesystem::exists(dir_ / "runs/version_0/checkpoints/epoch=1-step=8.ckpt"));
+  EXPECT_EQ(read_file(dir_ / checkpoint / "manifest.json"), before);
+}
+
+TEST_F(CliTest, RunIsMissing) {
+  expect_error(base("fit", {"--ckpt_path=last", "--run", "nope"}), 66,
+               std::string("--run nope: there is no such folder.") + kCheckPath);
+}
+
+TEST_F(CliTest, WhatIsPrintedCannotBeWritten) {
+  for (const char* words : {"fit --config base.yaml --print_config", "list", "--help"}) {
+    expect_error(
+        run({"sh", "-c", TRAINER_PROGRAM + std::string(" ") + words + " >/dev/full"}, dir_.path()),
+        74,
+        "standard output: cannot write all of it.\n  Free some room where it goes, or "
+        "send it elsewhere.");
+  }
 }
 
 TEST_F(CliTest, RunsCannotBeWritten) {

@@ -48,6 +48,12 @@ class Throws : public BadModule {
   }
 };
 
+class ThrowsNumber : public BadModule {
+ public:
+  torch::Tensor training_step(const L::Batch&, int64_t) override { throw 42; }
+};
+
 TRAINER_REGISTER_MODULE(LogsVector);
 TRAINER_REGISTER_MODULE(LosesFiniteness);
 TRAINER_REGISTER_MODULE(Throws);
+TRAINER_REGISTER_MODULE(ThrowsNumber);

@@ -87,6 +87,30 @@ TEST_F(CliTest, RunNamesTheFolderThatLastIsLookedForIn) {
               HasSubstr("last        runs/version_0/checkpoints/epoch=2-step=12.ckpt\n"));
 }
 
+TEST_F(CliTest, InitFromGivesTheWeightsOfAnEvaluationToo) {
+  const std::string checkpoint = train();
+  for (const char* stage : {"validate", "test"}) {
+    const auto expected = base(stage, {"--ckpt_path=" + checkpoint});
+    for (const std::string& weights : {checkpoint, checkpoint + "/model.safetensors"}) {
+      const auto result = base(stage, {"--init_from=" + weights, "--seed_everything=42"});
+      ASSERT_EQ(result.exit_code, 0) << result.err;
+      EXPECT_EQ(result.out, expected.out) << stage;
+      EXPECT_THAT(result.err, Not(HasSubstr("untrained")));
+    }
+  }
+}
+
+TEST_F(CliTest, ResumedRunKeepsItsSeedAndSaysSo) {
+  train();
+  const auto same = base("fit", {"--ckpt_path=last", "--trainer.max_epochs=2"});
+  EXPECT_THAT(same.err, Not(HasSubstr("seed")));
+  const auto other =
+      base("fit", {"--ckpt_path=last", "--trainer.max_epochs=3", "--seed_everything=7"});
+  ASSERT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_THAT(other.err,
+              HasSubstr("W the seed stays the checkpoint's 42: 7 has no effect on a resumed run"));
+}
+
 TEST_F(CliTest, PrintedConfigRunsAgainAndPrintsTheSame) {
   const auto printed = base("fit", {"--print_config"});
   ASSERT_EQ(printed.exit_code, 0) << printed.err;
@@ -160,6 +184,8 @@ TEST_F(CliTest, HelpShowsCommandsKeysAndExitCodes) {
                            "Exit codes:", "  130  stopped by Ctrl-C"}) {
     EXPECT_THAT(program.out, HasSubstr(line));
   }
+  const auto validate = trainer({"validate", "--help"});
+  EXPECT_THAT(validate.out, HasSubstr("Of fit alone:\n  75   stopped by SIGUSR1"));
   const auto fit = trainer({"fit", "--help"});
   EXPECT_EQ(fit.exit_code, 0);
   EXPECT_THAT(

@@ -78,8 +78,9 @@ TEST_F(SchemaTest, DescribesKeysAndClasses) {
   const auto& trainer_keys = schema_["properties"]["trainer"]["properties"];
   EXPECT_EQ(trainer_keys["max_steps"]["description"],
             "Optimizer steps to train; -1 for no limit. (>= -1)");
-  EXPECT_EQ(trainer_keys["precision"]["enum"], nlohmann::json({"32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "32",
-                            "64", "16", "bf16", 32, 64, 16}));
+  EXPECT_EQ(trainer_keys["precision"]["enum"],
+            nlohmann::json({"32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed",
+                            "32", "64", "16", "bf16", 32, 64, 16}));
   EXPECT_EQ(trainer_keys["strategy"]["$ref"], "#/$defs/strategy");
   EXPECT_EQ(schema_["$defs"]["strategy"]["anyOf"][0]["enum"],
             nlohmann::json({"SingleDevice", "auto", "single_device"}));

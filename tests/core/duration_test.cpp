@@ -41,13 +41,14 @@ TEST(Duration, IsWrittenAsItIsRead) {
 }
 
 TEST(Duration, RefusesWhatIsNone) {
-  for (const char* text :
-       {"", "10", "ep", "-1ep", "10 ep", "10eps", "1h5step", "5step1h", "1h30", "nan s", "infs",
-        "1:2", "1:2:3:4:5", "1:2:3:", "00:-1:00:00", "1e999s"}) {
+  for (const char* text : {"",          "10",        "ep",          "-1ep",   "10 ep",   "10eps",
+                           "1h5step",   "5step1h",   "1h30",        "nan s",  "infs",    "1:2",
+                           "1:2:3:4:5", "1:2:3:",    "00:-1:00:00", "1e999s", "0.5step", "1.5ep",
+                           "2.5batch",  "0.5sample", "1e19sample"}) {
     EXPECT_EQ(thrown<ConfigError>([&] { (void)Duration(text); }),
               "'" + std::string(text) +
-                  "' is no duration. Write a number with a unit: 10ep, 5000step, 200batch, "
-                  "1e9sample, 90s, 30min, 2h, 1h30min, 1d, or DD:HH:MM:SS.");
+                  "' is no duration. Write a whole number with a unit: 10ep, 5000step, 200batch, "
+                  "1e9sample; or a time: 90s, 0.5h, 30min, 2h, 1h30min, 1d, or DD:HH:MM:SS.");
   }
 }
 

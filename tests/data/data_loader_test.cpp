@@ -329,7 +329,8 @@ TEST(DataLoader, RefusesDataItCannotBatch) {
     return thrown<DataError>([&] { DataLoader(std::make_shared<Numbers>(size), options); });
   };
   EXPECT_EQ(data_error(0, {}),
-            "DataLoader: trainer::(anonymous namespace)::Numbers has no samples.");
+            "DataLoader: trainer::(anonymous namespace)::Numbers has no samples, its size() is 0. "
+            "Give it some, or return DataLoader() where a stage has no data.");
   EXPECT_EQ(data_error(5, {.batch_size = 6, .drop_last = true}),
             "DataLoader: trainer::(anonymous namespace)::Numbers has 5 samples, not one full batch "
             "of 6. Lower batch_size, or turn drop_last off.");

@@ -193,8 +193,10 @@ TEST(TensorDataset, RefusesTensorsThatDoNotFit) {
   const auto error = [](std::vector<torch::Tensor> tensors, std::vector<std::string> names = {}) {
     return thrown<Error>([&] { TensorDataset(tensors, names); });
   };
-  EXPECT_EQ(error({}), "TensorDataset: no tensors.");
-  EXPECT_EQ(error({torch::zeros({0, 3})}), "TensorDataset: the tensors hold no samples.");
+  EXPECT_EQ(error({}), "TensorDataset: no tensors. Give at least one, [samples, ...].");
+  EXPECT_EQ(error({torch::zeros({0, 3})}),
+            "TensorDataset: tensor 0 has shape [0, 3]: no samples, which the first dimension "
+            "counts.\n  Look at what the tensors were read from or selected by.");
   EXPECT_EQ(error({torch::zeros({5, 3}), torch::zeros({4})}),
             "TensorDataset: tensor 1 has shape [4], tensor 0 [5, 3]. The first dimension is the "
             "sample and has to be the same for all.");
@@ -310,9 +312,17 @@ TEST(RandomSplit, RefusesEmptyParts) {
   EXPECT_EQ(thrown<DataError>([] {
               random_split(counting_dataset(10), {0.97, 0.02, 0.01}, 0);
             }),
-            "random_split: part 1 (0.02 of 10 samples) would be empty. Give it a larger fraction.");
+            "random_split: part 1 would be empty: 0.02 of the 10 samples of trainer::(anonymous "
+            "namespace)::FunctionDataset. Give it a larger fraction (one sample is 0.1), or more "
+            "samples.");
+  EXPECT_EQ(thrown<DataError>([] {
+              random_split(counting_dataset(1), {0.7, 0.15, 0.15}, 0);
+            }),
+            "random_split: trainer::(anonymous namespace)::FunctionDataset has size 1, too few "
+            "samples for 3 parts. Give it more samples, or ask for fewer parts.");
   EXPECT_EQ(thrown<DataError>([] { random_split(counting_dataset(0), {1.0}, 0); }),
-            "random_split: trainer::(anonymous namespace)::FunctionDataset is empty.");
+            "random_split: trainer::(anonymous namespace)::FunctionDataset has size 0, too few "
+            "samples for 1 parts. Give it more samples, or ask for fewer parts.");
   EXPECT_EQ(thrown<UsageError>([] { random_split(nullptr, {1.0}, 0); }),
             "random_split: the data set is null.");
 }

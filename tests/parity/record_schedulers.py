@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Records what PyTorch's learning-rate schedulers do, for tests/optim/lr_scheduler_parity_test.cpp.
+"""Records what PyTorch's learning-rate schedulers do, for tests/optim/lr_scheduler_factory_test.cpp.
 
     record_schedulers.py > tests/golden/lr_schedulers.json
 

@@ -4,6 +4,7 @@
 
 #include <trainer/core/error.h>
 
+#include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
 #include <tests/support/toy.h>
 
@@ -91,6 +92,87 @@ TEST(EvalLoop, GivesModesBackWhereAStepThrows) {
   EXPECT_TRUE(module.is_training());
   EXPECT_FALSE(module.frozen->is_training());
   EXPECT_TRUE(torch::GradMode::is_enabled());
+}
+
+/// Keeps the rows that loggers get.
+class Rows : public Logger {
+ public:
+  struct Row {
+    int64_t step;
+    std::map<std::string, double> values;
+  };
+  void setup(const fs::Path&) override {}
+  void log_metrics(const Metrics& metrics, int64_t step) override {
+    rows.push_back({step, {metrics.begin(), metrics.end()}});
+  }
+  static inline std::vector<Row> rows;
+};
+
+/// Rows of their own, counted by the batches that were evaluated, as in Lightning.
+TEST(EvalLoop, LogsStepValuesOfEachBatch) {
+  class Stepwise : public ToyModule {
+   public:
+    void validation_step(const Batch&, int64_t batch_idx) override {
+      log("each", static_cast<double>(batch_idx), {.on_step = true, .on_epoch = false});
+      log("both", 2.0, {.on_step = true, .on_epoch = true});
+    }
+  } module;
+  ToyData data;  // 4 batches to validate on
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  TrainerConfig config = quiet();
+  config.logger = {use<Rows>()};
+  config.max_epochs = 2;
+  config.log_every_n_steps = 0;
+  Rows::rows.clear();
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  int64_t num_seen = 0;
+  for (const auto& row : Rows::rows) {
+    if (row.values.contains("each")) {
+      EXPECT_EQ(row.step, num_seen);
+      EXPECT_EQ(row.values.at("each"), static_cast<double>(num_seen % 4));
+      EXPECT_EQ(row.values.at("both_step"), 2.0);
+      EXPECT_FALSE(row.values.contains("both_epoch"));
+      ++num_seen;
+    }
+  }
+  EXPECT_EQ(num_seen, 8);
+  const auto metrics = trainer.callback_metrics();
+  EXPECT_EQ(metrics.at("each"), 3.0);
+  EXPECT_EQ(metrics.at("both_epoch"), 2.0);
+  EXPECT_FALSE(metrics.contains("each_epoch"));
+}
+
+TEST(EvalLoop, TellsWhichLoaderOfACombinedOneABatchIsFrom) {
+  class Data : public ToyData {
+   public:
+    DataLoader val_dataloader() override {
+      std::vector<DataLoader> loaders;
+      loaders.push_back(ToyData::val_dataloader());
+      loaders.push_back(ToyData::test_dataloader());
+      return DataLoader(
+          std::make_unique<CombinedLoader>(std::move(loaders), CombineMode::kSequential));
+    }
+  } data;
+  class Remembering : public ToyModule {
+   public:
+    void validation_step(const Batch&, int64_t) override {
+      seen.push_back(progress().dataloader_idx);
+    }
+    std::vector<int64_t> seen;
+  } module;
+  Trainer(quiet()).validate(module, data);
+  EXPECT_EQ(module.seen, (std::vector<int64_t>{0, 0, 0, 0, 1, 1, 1, 1}));
+}
+
+TEST(EvalLoop, TakesALoaderWithoutADataModule) {
+  ToyModule module;
+  ToyData data;
+  Trainer trainer(quiet());
+  EXPECT_EQ(trainer.validate(module, data.val_dataloader()), trainer.validate(module, data));
+  EXPECT_EQ(trainer.test(module, data.test_dataloader()), trainer.test(module, data));
+  EXPECT_EQ(trainer.predict(module, data.predict_dataloader()).size(), 4U);
 }
 
 TEST(NumBatches, OfAStreamAreUnknown) {

@@ -66,6 +66,21 @@ Trained train(TrainerConfig config, uint64_t seed, const Trainer::CkptPath& ckpt
   return {flat_weights(module), trainer.progress(), module.validations};
 }
 
+/// Trains to each of the stops and goes on from there with other random numbers and weights.
+template <typename Data>
+void expect_equal_when_resumed(const TrainerConfig& config, const std::vector<int64_t>& stops,
+                               const torch::Tensor& expected) {
+  for (const int64_t stop : stops) {
+    const TempDir dir;
+    const WorkingDirectory here(dir.path());
+    TrainerConfig part = config;
+    part.max_steps = stop;
+    train<Data>(part, 5);
+    const auto resumed = train<Data>(config, 6, "last");
+    EXPECT_TRUE(torch::equal(resumed.weights, expected)) << "stopped after step " << stop;
+  }
+}
+
 TEST(FitLoop, TrainsOnAStreamUntilItEnds) {
   Counter module;
   StreamData data;
@@ -99,15 +114,7 @@ TEST(FitLoop, ResumesAStreamBitForBit) {
     const WorkingDirectory here(whole.path());
     return train<StreamData>(config, 5);
   }();
-  for (int64_t stop = 1; stop < 8; ++stop) {
-    const TempDir parts;
-    const WorkingDirectory here(parts.path());
-    TrainerConfig part = config;
-    part.max_steps = stop;
-    train<StreamData>(part, 5);
-    const auto resumed = train<StreamData>(config, 6, "last");
-    EXPECT_TRUE(torch::equal(resumed.weights, expected.weights)) << "stopped after step " << stop;
-  }
+  expect_equal_when_resumed<StreamData>(config, {1, 2, 3, 4, 5, 6, 7}, expected.weights);
 }
 
 /// The default checkpoint is that after validation, when the stream has ended.
@@ -166,15 +173,7 @@ TEST(FitLoop, KeepsTheGlobalBatchSizeWhenAccumulationChanges) {
   EXPECT_EQ(expected.progress.current_epoch, 2);
   EXPECT_EQ(expected.progress.samples, 100);
   EXPECT_EQ(expected.progress.batches, 13 + 7);
-  for (const int64_t stop : {3, 4, 6}) {
-    const TempDir parts;
-    const WorkingDirectory here(parts.path());
-    TrainerConfig part = config;
-    part.max_steps = stop;
-    train<GlobalData>(part, 5);
-    const auto resumed = train<GlobalData>(config, 6, "last");
-    EXPECT_TRUE(torch::equal(resumed.weights, expected.weights)) << "stopped after step " << stop;
-  }
+  expect_equal_when_resumed<GlobalData>(config, {3, 4, 6}, expected.weights);
 }
 
 TEST(FitLoop, SkipsTheRestOfAnEpoch) {
@@ -225,6 +224,64 @@ TEST(FitLoop, AsksForNewLoadersWhenTold) {
   config.reload_dataloaders_every_n_epochs = 2;
   Trainer(config).fit(module, data);
   EXPECT_EQ(data.asked, 3);  // for epochs 0, 2 and 4
+}
+
+TEST(FitLoop, GoesOnWithLoadersThatWereGivenByHand) {
+  Counter module;
+  ToyData data(40, 4);
+  TrainerConfig config = quiet();
+  config.max_epochs = 3;
+  config.reload_dataloaders_every_n_epochs = 1;
+  Trainer trainer(config);
+  trainer.fit(module, data.train_dataloader(), data.val_dataloader());
+  EXPECT_EQ(trainer.progress().global_step, 30);
+  EXPECT_EQ(module.validations, 3);
+}
+
+/// Batches of given sizes, in any order that sizes may come.
+class Sizes : public BatchSource {
+ public:
+  explicit Sizes(std::vector<int64_t> sizes) : sizes_(std::move(sizes)) {}
+  int64_t size() const override { return static_cast<int64_t>(sizes_.size()); }
+  void start(int64_t, int64_t first_batch, int64_t) override { next_ = first_batch; }
+  std::optional<Batch> next() override {
+    if (next_ == size()) {
+      return std::nullopt;
+    }
+    auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(next_));
+    const auto x = torch::randn({sizes_[static_cast<size_t>(next_++)], 6}, generator);
+    return Batch{x, (x.sum(1) > 0).to(torch::kInt64)};
+  }
+  void stop() override {}
+  nlohmann::json shape() const override { return {{"sizes", sizes_}}; }
+
+ private:
+  std::vector<int64_t> sizes_;
+  int64_t next_ = 0;
+};
+
+TEST(FitLoop, TakesNoStepWithBatchesWithoutSamples) {
+  const auto train_on = [](std::vector<int64_t> sizes, int64_t accumulate) {
+    seed_everything(4);
+    Counter module;
+    TrainerConfig config = quiet();
+    config.max_epochs = 2;
+    config.accumulate_grad_batches = accumulate;
+    Trainer trainer(config);
+    trainer.fit(module, DataLoader(std::make_unique<Sizes>(std::move(sizes))));
+    return std::pair(flat_weights(module), trainer.progress());
+  };
+  for (const int64_t accumulate : {1, 2, 3}) {
+    const auto [expected, without] = train_on({4, 4}, accumulate);
+    const auto [weights, with] = train_on({4, 4, 0}, accumulate);
+    EXPECT_EQ(with.global_step, without.global_step) << accumulate;
+    EXPECT_EQ(with.samples, 16);
+    EXPECT_EQ(with.batches, 6);
+    if (accumulate < 3) {  // else dropout draws a number more: for the empty batch of the window
+      EXPECT_TRUE(torch::equal(weights, expected)) << accumulate;
+    }
+    EXPECT_TRUE(weights.isfinite().all().item<bool>());
+  }
 }
 
 TEST(FitLoop, ChangesAccumulationByEpoch) {

@@ -131,5 +131,51 @@ TEST(Training, WithAccumulationEqualsTrainingWithLargerBatches) {
   }
 }
 
+/// A row has some tokens, 1 in the batch's second tensor, and is padded; the loss is a mean over
+/// tokens, and so is the gradient of a step.
+class TokenModel : public Module {
+ public:
+  torch::Tensor training_step(const Batch& batch, int64_t) override {
+    auto [x, is_token] = batch.unpack<2>();
+    return (x.matmul(weight).square() * is_token).sum() / is_token.sum();
+  }
+  double loss_weight(const Batch& batch) const override {
+    return batch[size_t{1}].sum().item<double>();
+  }
+  OptimizerConfig configure_optimizers() override {
+    return std::make_unique<optim::SGD>(parameters(), optim::SGDOptions(0.5));
+  }
+  torch::Tensor weight = register_parameter("weight", torch::full({3}, 0.3, torch::kFloat64));
+};
+
+TEST(Training, WithAccumulationTakesTheWeightsOfLossWeight) {
+  const auto generator = at::detail::createCPUGenerator(3);
+  const auto x = torch::randn({8, 5, 3}, generator, torch::kFloat64);
+  const auto lengths = torch::tensor({5, 4, 5, 5, 1, 2, 1, 1});  // 19 tokens, and 5
+  const auto is_token = (torch::arange(5) < lengths.unsqueeze(1)).to(torch::kFloat64);
+  const auto weight_after = [&](const std::vector<Batch>& batches) {
+    TokenModel module;
+    for (const auto& batch : batches) {
+      (module.training_step(batch, 0) / static_cast<double>(batches.size())).backward();
+    }
+    return (module.weight - 0.5 * module.weight.grad()).detach();
+  };
+  const auto by_tokens = weight_after({{x, is_token}});
+  const auto by_samples = weight_after(
+      {{x.slice(0, 0, 4), is_token.slice(0, 0, 4)}, {x.slice(0, 4, 8), is_token.slice(0, 4, 8)}});
+  ASSERT_GT((by_tokens - by_samples).abs().max().item<double>(), 0.01);
+
+  TokenModel module;
+  TrainerConfig config = quiet();
+  config.max_epochs = 1;
+  config.precision = "64-true";
+  config.accumulate_grad_batches = 2;
+  Trainer trainer(config);
+  trainer.fit(module, DataLoader(std::make_shared<TensorDataset>(std::vector{x, is_token}),
+                                 {.batch_size = 4}));
+  EXPECT_EQ(trainer.progress().global_step, 1);
+  EXPECT_LT((module.weight - by_tokens).abs().max().item<double>(), 1e-12);
+}
+
 }  // namespace
 }  // namespace trainer::test

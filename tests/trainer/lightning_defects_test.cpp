@@ -10,6 +10,7 @@
 #include <trainer/cli/run_config.h>
 #include <trainer/core/error.h>
 
+#include <tests/support/process.h>
 #include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
 #include <tests/support/toy.h>
@@ -162,6 +163,24 @@ TEST_F(D9, OneBatchIsNotAllBatches) {
   }
   EXPECT_EQ(limited_batches(read("limit_train_batches: 1").limit_train_batches, 7, ""), 1);
   EXPECT_EQ(limited_batches(read("limit_train_batches: 1.0").limit_train_batches, 7, ""), 7);
+}
+
+TEST_F(D9, OneBatchIsNotAllBatchesOnTheCommandLine) {
+  const auto project = tests_dir().parent_path();
+  const auto steps = [&](const std::string& limit_train_batches) {
+    const TempDir dir;
+    std::filesystem::create_directory_symlink(project / "data", dir.path() / "data");
+    const auto result =
+        run({TRAINER_PROGRAM, "fit", "--config", project / "configs/digits.yaml",
+             "--trainer.max_epochs=1", "--trainer.limit_train_batches=" + limit_train_batches},
+            dir.path());
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    const auto checkpoint = RunDirectory(dir.path() / "runs/version_0").last();
+    EXPECT_TRUE(checkpoint) << result.err;
+    return checkpoint ? CheckpointReader(*checkpoint).about().at("global_step").get<int64_t>() : -1;
+  };
+  EXPECT_EQ(steps("1"), 1);
+  EXPECT_EQ(steps("1.0"), 40);
 }
 
 /// Lightning takes --trainer.max_epoch silently as --trainer.max_epochs.

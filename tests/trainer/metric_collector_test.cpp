@@ -159,6 +159,10 @@ TEST(MetricCollector, TakesOneNumberOnly) {
   EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", torch::Tensor(), {}); }),
             "log('x') in training_step: the value is an undefined tensor, not one number. Log "
             "value.mean(), say.");
+  EXPECT_EQ(
+      thrown<UsageError>([&] { metrics.log("x", torch::zeros({}, torch::kComplexFloat), {}); }),
+      "log('x') in training_step: the value is complex, not one number. Log value.mean(), "
+      "say.");
   metrics.log("one", torch::full({1, 1}, 2.0, torch::kBFloat16), {});
   EXPECT_EQ(of(metrics.step_metrics()), (Values{{"one", 2.0}}));
 }
@@ -270,6 +274,31 @@ TEST(MetricCollector, RefusesNamesThatBecomeTheSame) {
   EXPECT_EQ(thrown<UsageError>([&] { metrics.log("loss_step", 1.0, {}); }),
             "log('loss_step') in training_step: its values are called 'loss_step', as those of "
             "'loss'. Rename one.");
+}
+
+TEST(MetricCollector, RefusesTheNamesOfTheLoggersOwnColumns) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kTrainBatch, "training_step");
+  EXPECT_EQ(thrown<UsageError>([&] { metrics.log("step", 1.0, {}); }),
+            "log('step') in training_step: every row has a column of that name. Use another name.");
+  EXPECT_THROW(metrics.log("epoch", 1.0, {}), UsageError);
+}
+
+TEST(MetricCollector, RefusesOneNameForTwoLoaders) {
+  MetricCollector metrics;
+  metrics.enter(Scope::kEvalBatch, "validation_step");
+  const LogOptions plain{.add_dataloader_idx = false};
+  for (int epoch = 0; epoch < 2; ++epoch) {
+    metrics.set_suffix("/dataloader_idx_0");
+    metrics.log("x", 1.0, plain);
+    metrics.log("x", 2.0, plain);
+    metrics.set_suffix("/dataloader_idx_1");
+    EXPECT_EQ(thrown<UsageError>([&] { metrics.log("x", 3.0, plain); }),
+              "log('x') in validation_step: logged before from another loader, with "
+              "add_dataloader_idx=false. Use a name for each loader.");
+    metrics.log("y", 3.0, plain);
+    metrics.reset_epoch();
+  }
 }
 
 TEST(MetricCollector, RefusesOneNameForTwoMetrics) {

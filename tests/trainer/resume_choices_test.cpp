@@ -1,5 +1,5 @@
-// A resumed run is the run that never stopped under every optimizer, schedule and precision,
-// stopped after any batch, within an accumulation window too.
+// A resumed run is the run that never stopped under every optimizer, schedule and precision, in
+// automatic and manual optimization, stopped after any batch, within an accumulation window too.
 
 #include <random>
 
@@ -16,7 +16,10 @@ namespace trainer::test {
 namespace {
 
 constexpr int64_t kBatches = 40;
+constexpr double kClip = 0.1;  // of the norm or the values: most steps are clipped
 const RunDirectory kRun("runs/version_0");
+
+enum class Steps { kAutomatic, kByHand, kInTurn };
 
 /// What a run is made of; classes in YAML.
 struct Choices {
@@ -24,13 +27,19 @@ struct Choices {
   std::string lr_scheduler = "{class_path: WarmupCosineLR, init_args: {warmup_steps: 5}}";
   std::string precision = "32-true";
   std::string monitor = "";
-  int64_t accumulate = 1;
+  Steps steps = Steps::kAutomatic;
+  Accumulation accumulate = 1;
+  std::string clip = "norm";
   int64_t stop_after = 0;  // batches
+
+  bool is_lbfgs() const { return optimizer.find("LBFGS") != std::string::npos; }
 };
 
 void PrintTo(const Choices& c, std::ostream* out) {
-  *out << c.optimizer << " " << c.lr_scheduler << " " << c.precision << " accumulate "
-       << c.accumulate << " stopped after " << c.stop_after;
+  *out << c.optimizer << " " << c.lr_scheduler << " " << c.precision << " steps "
+       << static_cast<int>(c.steps) << " accumulate "
+       << config::to_yaml(config::write(c.accumulate)) << " clip " << c.clip << " stopped after "
+       << c.stop_after;
 }
 
 template <class T>
@@ -44,8 +53,9 @@ T from_yaml(const std::string& text) {
 /// Without biases, since Muon takes matrices only; with a metric of its own.
 class Net : public Module {
  public:
-  Net()
-      : hidden_(register_module("hidden", torch::nn::Linear(options(6, 8)))),
+  explicit Net(const Choices& choices)
+      : choices_(choices),
+        hidden_(register_module("hidden", torch::nn::Linear(options(6, 8)))),
         dropout_(register_module("dropout", torch::nn::Dropout(0.2))),
         out_(register_module("out", torch::nn::Linear(options(8, 2)))) {}
   torch::Tensor training_step(const Batch& batch, int64_t) override {
@@ -55,20 +65,48 @@ class Net : public Module {
     accuracy_->update(logits, y);
     log("train_loss", loss, {.on_epoch = true});
     log("accuracy", *accuracy_, {.on_step = false, .on_epoch = true});
+    if (!automatic_optimization()) {
+      step_by_hand(loss);
+    }
     return loss;
   }
-  OptimizerConfig configure_optimizers() override { return stock(); }
+  bool automatic_optimization() const override { return choices_.steps != Steps::kByHand; }
+  OptimizerConfig configure_optimizers() override {
+    return choices_.steps == Steps::kInTurn ? in_turn() : stock();
+  }
   void validation_step(const Batch& batch, int64_t) override {
     auto [x, y] = batch.unpack<2>();
     log("val_loss",
         torch::nn::functional::cross_entropy(out_(torch::tanh(hidden_(x))).to(torch::kFloat32), y));
   }
 
-  std::string stock_optimizer;  // of torch::optim, where the choice is one of those
-
  private:
+  void step_by_hand(const torch::Tensor& loss) {
+    auto one = optimizer();
+    one.zero_grad();
+    manual_backward(loss);
+    if (choices_.clip == "norm") {
+      one.clip_by_norm(kClip);
+    } else {
+      one.clip_by_value(kClip);
+    }
+    one.step();
+    lr_schedulers().at(0)->step();
+  }
+  /// Two steps of the first layer, one of the second, whose schedule counts its own steps.
+  OptimizerConfig in_turn() {
+    auto second =
+        std::make_unique<optim::SGD>(out_->parameters(), optim::SGDOptions(0.1).momentum(0.9));
+    auto halving = std::make_unique<StepLR>(*second, /*step_size=*/2, /*gamma=*/0.5);
+    return {OptimizerConfig(std::make_unique<optim::AdamW>(hidden_->parameters())).frequency(2),
+            OptimizerConfig(std::move(second),
+                            {.scheduler = std::move(halving), .interval = Interval::kStep})
+                .frequency(1)};
+  }
+  /// Of torch::optim.
   OptimizerConfig stock() {
     namespace T = torch::optim;
+    const std::string& stock_optimizer = choices_.optimizer;
     if (stock_optimizer == "torch::optim::Adam") {
       return std::make_unique<T::Adam>(parameters(), T::AdamOptions(0.01).amsgrad(true));
     }
@@ -89,6 +127,7 @@ class Net : public Module {
   static torch::nn::LinearOptions options(int64_t in, int64_t out) {
     return torch::nn::LinearOptions(in, out).bias(false);
   }
+  const Choices choices_;
   torch::nn::Linear hidden_;
   torch::nn::Dropout dropout_;
   torch::nn::Linear out_;
@@ -100,20 +139,23 @@ class Net : public Module {
 std::map<std::string, std::string> train(const Choices& c, int64_t interrupt_after,
                                          const Trainer::CkptPath& ckpt_path, uint64_t seed) {
   seed_everything(seed);
-  Net module;
+  Net module(c);
   ToyData data;  // 13 batches in an epoch, the last one of 2 samples
   TrainerConfig config = quiet();
   config.enable_checkpointing = true;
   config.max_duration = Duration(kBatches, Duration::Unit::kBatches);
   config.precision = c.precision;
   config.accumulate_grad_batches = c.accumulate;
-  config.gradient_clip_val = 1.0;
+  if (c.steps != Steps::kByHand) {
+    config.gradient_clip_val = kClip;
+    config.gradient_clip_algorithm = c.clip;
+  }
   config.check_finite_loss = false;  // 16-true overflows under some of them
-  config.callbacks = {use<RaiseAt>({.batches = interrupt_after})};
+  // Saves where training ends and no more: each checkpoint waits for the disk.
+  config.callbacks = {use<RaiseAt>({.batches = interrupt_after}),
+                      use<ModelCheckpoint>({.every_n_epochs = 100})};
   Trainer trainer(config);
-  if (c.optimizer.starts_with("torch::")) {
-    module.stock_optimizer = c.optimizer;
-  } else {
+  if (!c.optimizer.starts_with("torch::") && c.steps != Steps::kInTurn) {
     OptimizerChoice choice{.optimizer = from_yaml<Spec<OptimizerFactory>>(c.optimizer),
                            .lr_scheduler = from_yaml<Spec<LRSchedulerFactory>>(c.lr_scheduler)};
     if (!c.monitor.empty()) {
@@ -149,7 +191,7 @@ TEST_P(ResumeUnder, TheseChoicesEqualsNeverStopped) {
   const auto state = nlohmann::json::parse(read_file(*kRun.last() / "trainer_state.json"));
   ASSERT_LT(state.at("loop").at("batches"), kBatches) << "the interruption";
   const auto actual = train(c, 0, "last", /*another seed, other weights:*/ 99);
-  ASSERT_EQ(expected.size(), 3U);  // weights, optimizer, state
+  ASSERT_EQ(expected.size(), c.steps == Steps::kInTurn ? 4U : 3U);  // weights, optimizers, state
   for (const auto& [name, content] : expected) {
     EXPECT_TRUE(actual.at(name) == content) << name << " differs";
     if (name.ends_with("json")) {
@@ -165,8 +207,10 @@ std::vector<Choices> every_choice() {
   std::vector<Choices> all;
   const auto add = [&](Choices c) {
     // LBFGS evaluates a batch again and again, which the other batches of a window are not there
-    // for.
-    c.accumulate = c.optimizer.find("LBFGS") == std::string::npos ? 1 + below(4) : 1;
+    // for; by hand every batch is a window.
+    if (!c.is_lbfgs() && c.steps != Steps::kByHand && c.accumulate == Accumulation(1)) {
+      c.accumulate = 1 + below(4);
+    }
     c.stop_after = 1 + below(kBatches - 5);
     all.push_back(std::move(c));
   };
@@ -212,10 +256,21 @@ std::vector<Choices> every_choice() {
     for (int i = 0; i < 2; ++i) {
       Choices c{.optimizer = optimizers[below(10)],
                 .lr_scheduler = schedules[below(13)],
-                .precision = precision};
-      if (c.optimizer.find("LBFGS") == std::string::npos) {  // not in 16-mixed
+                .precision = precision,
+                .clip = below(2) == 0 ? "norm" : "value"};
+      if (!c.is_lbfgs()) {  // not in 16-mixed
         add(std::move(c));
       }
+    }
+  }
+  for (const char* precision : {"32-true", "bf16-mixed", "16-mixed"}) {
+    for (const char* clip : {"norm", "value"}) {
+      const auto add_steps = [&](Steps steps, Accumulation accumulate) {
+        add({.precision = precision, .steps = steps, .accumulate = accumulate, .clip = clip});
+      };
+      add_steps(Steps::kByHand, 1);
+      add_steps(Steps::kInTurn, 1);
+      add_steps(Steps::kAutomatic, {{{0, 2}, {1, 3}}});  // by epoch
     }
   }
   return all;

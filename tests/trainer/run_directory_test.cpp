@@ -1,5 +1,7 @@
 #include <trainer/run_directory.h>
 
+#include <unistd.h>
+
 #include <gtest/gtest.h>
 
 #include <trainer/checkpoint/checkpoint.h>
@@ -47,6 +49,40 @@ TEST(CreateNext, SaysWhereItCannotWrite) {
                 "the path is a file, not a folder.");
 }
 
+/// A folder that nobody may look into in the scope, not even root.
+class Locked {
+ public:
+  explicit Locked(const fs::Path& folder) : folder_(folder), user_(::geteuid()) {
+    std::filesystem::permissions(folder_, std::filesystem::perms::none);
+    EXPECT_EQ(user_ == 0 ? ::seteuid(65534) : 0, 0);
+  }
+  Locked(const Locked&) = delete;
+  Locked& operator=(const Locked&) = delete;
+  ~Locked() {
+    EXPECT_EQ(::seteuid(user_), 0);
+    std::filesystem::permissions(folder_, std::filesystem::perms::owner_all);
+  }
+
+ private:
+  fs::Path folder_;
+  uid_t user_;
+};
+
+TEST(CreateNext, SaysWhereElseItCouldWriteAndReadersDoNot) {
+  const TempDir dir;
+  const fs::Path folder = dir / "locked";
+  std::filesystem::create_directory(folder);
+  const Locked locked(folder);
+  EXPECT_EQ(thrown<IoError>([&] { RunDirectory::create_next(folder / "runs"); }),
+            (folder / "runs").string() +
+                ": cannot create this folder: Permission denied.\n  Check the permissions, or "
+                "choose another folder (--trainer.default_root_dir=...); validate and test write "
+                "nothing with --trainer.logger=[].");
+  EXPECT_EQ(
+      thrown<DataError>([&] { fs::read_text(folder / "a.yaml"); }),
+      (folder / "a.yaml").string() + ": cannot read: Permission denied.\n  Check the permissions.");
+}
+
 TEST(Containing, FindsTheRunOfACheckpoint) {
   const auto run_of = [](const fs::Path& path) {
     const auto run = RunDirectory::containing(path);
@@ -69,7 +105,8 @@ TEST(Newest, IsTheLastRunWithACheckpointOfTheClass) {
   make_checkpoint(dir / "version_2", "a.ckpt", 1);
   make_checkpoint(dir / "version_10", "a.ckpt", 1);
   make_checkpoint(dir / "version_11", "a.ckpt", 1, "Other");
-  std::filesystem::create_directories(dir / "version_12" / "checkpoints" / "a.ckpt");
+  std::filesystem::create_directories(dir / "version_12" / "checkpoints");
+  std::filesystem::create_directory(dir / "version_13");
   EXPECT_EQ(RunDirectory::newest(dir.path(), "Lit")->path(), dir / "version_10");
   EXPECT_EQ(RunDirectory::newest(dir.path(), "Other")->path(), dir / "version_11");
   EXPECT_FALSE(RunDirectory::newest(dir.path(), "Third").has_value());
@@ -172,17 +209,62 @@ TEST(OpenCheckpoint, TakesTheNewestWholeOneWhereTheLastIsDamaged) {
   write_file(older / "state.json", "");
   EXPECT_EQ(opened("last", {}, dir.path()), oldest);
   write_file(oldest / "state.json", "");
-  EXPECT_THROW(opened("last", {}, dir.path()), CheckpointError);
+  EXPECT_EQ(thrown<CheckpointError>([&] { opened("last", {}, dir.path()); }),
+            oldest.string() +
+                ": state.json is 0 bytes, its manifest says 2: damaged.\n  No checkpoint of this "
+                "run can be read: name another run by --run, or a checkpoint by its path.");
 }
 
-TEST(OpenCheckpoint, PassesByARunThatCannotBeRead) {
+TEST(OpenCheckpoint, PassesByWhatIsNoRun) {
   const TempDir dir;
   const auto good = make_checkpoint(dir / "version_0", "a.ckpt", 5);
-  make_checkpoint(dir / "version_1", "b.ckpt", 6);
+  std::filesystem::create_directory(dir / "version_1");
   write_file(dir / "version_2", "a file where a run should be");
-  std::filesystem::remove(dir / "version_1" / "checkpoints" / "b.ckpt" / "manifest.json");
-  std::filesystem::create_directory(dir / "version_1" / "checkpoints" / "b.ckpt" / "manifest.json");
   EXPECT_EQ(opened("last", {}, dir.path()), good);
+}
+
+TEST(OpenCheckpoint, DoesNotPassByTheNewestRunWhereItsCheckpointsAreDamaged) {
+  const TempDir dir;
+  make_checkpoint(dir / "version_0", "a.ckpt", 5);
+  const auto damaged = make_checkpoint(dir / "version_1", "b.ckpt", 6);
+  const fs::Path manifest = damaged / "manifest.json";
+  const std::string advice =
+      "\n  No checkpoint of this run can be read: name another run by --run, or a checkpoint by "
+      "its path.";
+  const auto error = [&](const std::optional<fs::Path>& run) {
+    return thrown<CheckpointError>([&] { opened("last", run, dir.path()); });
+  };
+  write_file(manifest, "{\"sch");
+  EXPECT_EQ(error({}), manifest.string() + ": is no JSON object: damaged." + advice);
+  RunDirectory(dir / "version_1").point("last", "b.ckpt");
+  EXPECT_EQ(error({}), manifest.string() + ": is no JSON object: damaged." + advice);
+  EXPECT_EQ(error(dir / "version_1"), error({}));
+  std::filesystem::remove(manifest);
+  EXPECT_EQ(error({}), damaged.string() +
+                           ": has no manifest.json: incomplete, or no checkpoint of trainer." +
+                           advice);
+  std::filesystem::create_directory(manifest);
+  EXPECT_EQ(error({}), manifest.string() + ": cannot read: Is a directory." + advice);
+}
+
+TEST(OpenCheckpoint, TellsOfADamagedManifestBeforeItTakesAnOlderCheckpoint) {
+  const TempDir dir;
+  const RunDirectory run(dir / "version_0");
+  const auto older = make_checkpoint(run.path(), "a.ckpt", 1);
+  const auto damaged = make_checkpoint(run.path(), "b.ckpt", 2);
+  run.point("last", "b.ckpt");
+  run.point("best", "b.ckpt");
+  write_file(damaged / "manifest.json", "");
+  ::testing::internal::CaptureStderr();
+  const auto path = opened("last", {}, dir.path());
+  const std::string told = ::testing::internal::GetCapturedStderr();
+  EXPECT_EQ(path, older);
+  EXPECT_NE(told.find((damaged / "manifest.json").string() +
+                      ": is no JSON object: damaged.\n  Trying the one before it, " +
+                      older.string() + "."),
+            std::string::npos)
+      << told;
+  EXPECT_THROW(opened("best", {}, dir.path()), CheckpointError);
 }
 
 TEST(OpenCheckpoint, SaysWhereItLookedInVain) {
@@ -195,6 +277,17 @@ TEST(OpenCheckpoint, SaysWhereItLookedInVain) {
   EXPECT_EQ(thrown<DataError>([&] { opened("best", dir / "version_0", dir.path()); }),
             "--ckpt_path=best: " + (dir / "version_0").string() +
                 " has no such checkpoint.\n  Try --ckpt_path=last, or give a path.");
+  std::filesystem::create_directory(dir / "version_1");
+  EXPECT_EQ(thrown<DataError>([&] { opened("last", dir / "version_1", dir.path()); }),
+            "--ckpt_path=last: " + (dir / "version_1").string() +
+                " has no checkpoint.\n  Train first, or name another run by --run, or a checkpoint "
+                "by its path.");
+  for (const char* name : {"last", "best"}) {
+    EXPECT_EQ(thrown<DataError>([&] { opened(name, dir / "nope", dir.path()); }),
+              "--run " + (dir / "nope").string() +
+                  ": there is no such folder.\n  Check the path; relative paths start at the "
+                  "current folder.");
+  }
 }
 
 TEST(RunDirectory, IsClearedOfWhatAKilledProcessLeft) {

@@ -113,6 +113,22 @@ TEST(TrainingLimits, AreReachedInEveryUnit) {
   EXPECT_TRUE(TrainingLimits({}).is_reached({.current_epoch = 1000}, 0)) << "the default";
 }
 
+TEST(TrainingLimits, HoldTogether) {
+  const auto is_reached = [](const Progress& progress, auto change, double training_s = 0) {
+    TrainerConfig config;
+    change(config);
+    return TrainingLimits(config).is_reached(progress, training_s);
+  };
+  const auto epochs = [](auto& c) { c.max_epochs = 1, c.max_duration = Duration("3ep"); };
+  EXPECT_TRUE(is_reached({.current_epoch = 1}, epochs));
+  const auto fewer_epochs = [](auto& c) { c.max_epochs = 5, c.max_duration = Duration("3ep"); };
+  EXPECT_TRUE(is_reached({.current_epoch = 3}, fewer_epochs));
+  const auto steps = [](auto& c) { c.max_steps = 5, c.max_duration = Duration("20step"); };
+  EXPECT_TRUE(is_reached({.global_step = 5}, steps));
+  const auto time = [](auto& c) { c.max_time = Duration("5s"), c.max_duration = Duration("9s"); };
+  EXPECT_TRUE(is_reached({}, time, 5));
+}
+
 TEST(TrainingLimits, HoldBackAnEarlyStop) {
   TrainerConfig config;
   config.min_epochs = 2;

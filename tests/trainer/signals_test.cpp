@@ -12,7 +12,7 @@ void remember(int signal) { seen = signal; }
 
 TEST(SignalScope, KeepsTheFirstSignalAndGivesTheHandlersBack) {
   ASSERT_NE(std::signal(SIGTERM, remember), SIG_ERR);
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) {
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1, SIGHUP}) {
     seen = 0;
     {
       const SignalScope scope;
@@ -26,6 +26,12 @@ TEST(SignalScope, KeepsTheFirstSignalAndGivesTheHandlersBack) {
     EXPECT_EQ(seen, SIGTERM);
   }
   std::signal(SIGTERM, SIG_DFL);
+}
+
+TEST(SignalScope, LetsARunGoOnWhoseOutputNobodyReads) {
+  const SignalScope scope;
+  std::raise(SIGPIPE);
+  EXPECT_EQ(SignalScope::received(), 0);
 }
 
 TEST(SignalScopeDeathTest, EndsTheProcessAtASecondInterrupt) {

@@ -3,6 +3,7 @@
 #include <limits>
 #include <string>
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <trainer/builtins.h>
@@ -41,43 +42,73 @@ TEST(LimitedBatches, FractionOfLessThanABatchIsRefused) {
       "or a larger fraction.");
 }
 
-TEST(TrainerConfig, FractionsAboveOneAreRefusedWithTheCountThatMayBeMeant) {
+/// What is wrong with the setting that `change` makes.
+template <class F>
+std::string refusal(const F& change) {
+  register_builtins();
   TrainerConfig config;
-  EXPECT_NO_THROW(config.validate());
-  config.limit_train_batches = int64_t{5};
-  config.val_check_interval = int64_t{100};
-  EXPECT_NO_THROW(config.validate());
-  const auto refusal = [](auto TrainerConfig::*member) {
-    TrainerConfig wrong;
-    wrong.*member = 2.5;
-    return thrown<ConfigError>([&] { wrong.validate(); });
-  };
-  const std::string rest =
-      " is 2.5, a fraction above 1. Write 3 for that many batches, or 1.0 for all.";
-  EXPECT_EQ(refusal(&TrainerConfig::limit_train_batches), "limit_train_batches" + rest);
-  EXPECT_EQ(refusal(&TrainerConfig::limit_val_batches), "limit_val_batches" + rest);
-  EXPECT_EQ(refusal(&TrainerConfig::limit_test_batches), "limit_test_batches" + rest);
-  EXPECT_EQ(refusal(&TrainerConfig::limit_predict_batches), "limit_predict_batches" + rest);
-  EXPECT_EQ(refusal(&TrainerConfig::val_check_interval), "val_check_interval" + rest);
-  config.limit_val_batches = 1e20;
-  EXPECT_EQ(thrown<ConfigError>([&] { config.validate(); }),
-            "limit_val_batches is 1e+20, a fraction above 1. Write 100000000000000000000 for that "
-            "many batches, or 1.0 for all.");
+  change(config);
+  return thrown<ConfigError>([&] { config::check(config, "trainer"); });
 }
 
-TEST(TrainerConfig, MoreDevicesThanTheStrategyCanUseAreRefused) {
+TEST(TrainerConfig, FractionsAboveOneAreRefusedWithTheCountThatMayBeMeant) {
+  register_builtins();
   TrainerConfig config;
-  config.devices = 1;
-  EXPECT_NO_THROW(config.validate());
-  config.devices = 2;
-  EXPECT_EQ(thrown<ConfigError>([&] { config.validate(); }),
-            "devices is 2 and num_nodes is 1: the strategy auto trains on one device of one "
-            "computer. Set both to 1.");
-  config.devices = {};
-  config.num_nodes = 4;
-  EXPECT_EQ(thrown<ConfigError>([&] { config.validate(); }),
-            "devices is auto and num_nodes is 4: the strategy auto trains on one device of one "
-            "computer. Set both to 1.");
+  config.limit_train_batches = int64_t{5};
+  config.val_check_interval = int64_t{100};
+  EXPECT_NO_THROW(config::check(config, "trainer"));
+  using T = TrainerConfig;
+  const std::pair<const char*, BatchLimit T::*> limits[] = {
+      {"limit_train_batches", &T::limit_train_batches},
+      {"limit_val_batches", &T::limit_val_batches},
+      {"limit_test_batches", &T::limit_test_batches},
+      {"limit_predict_batches", &T::limit_predict_batches},
+      {"overfit_batches", &T::overfit_batches}};
+  for (const auto& limit : limits) {
+    EXPECT_EQ(
+        refusal([&](auto& c) { c.*limit.second = 2.5; }),
+        fmt::format("in code: trainer.{}: is '2.5': a fraction above 1. Write 3 for that many "
+                    "batches, or 1.0 for all.",
+                    limit.first));
+  }
+  EXPECT_EQ(refusal([](auto& c) { c.limit_val_batches = 1e20; }),
+            "in code: trainer.limit_val_batches: is '1e+20': a fraction above 1. Write "
+            "100000000000000000000 for that many batches, or 1.0 for all.");
+}
+
+TEST(TrainerConfig, ValidationIntervalsMustPassWithinTraining) {
+  const auto told = [](const CheckInterval& interval) {
+    return refusal([&](auto& c) { c.val_check_interval = interval; });
+  };
+  const std::string not_positive =
+      "must be greater than 0. Set limit_val_batches=0 to validate never.";
+  const std::string place = "in code: trainer.val_check_interval: is ";
+  EXPECT_EQ(told(int64_t{0}), place + "'0': " + not_positive);
+  EXPECT_EQ(told(0.0), place + "'0.0': " + not_positive);
+  EXPECT_EQ(told("0s"), place + "'0s': " + not_positive);
+  EXPECT_EQ(told(1.5),
+            place + "'1.5': a fraction above 1. Write 2 for that many batches, or 1.0 for all.");
+  EXPECT_EQ(told("2ep"), place +
+                             "'2ep': write a time, steps, batches or samples; epochs stand in "
+                             "check_val_every_n_epoch.");
+  EXPECT_EQ(refusal([](auto& c) { c.max_time = Duration("3ep"); }),
+            "in code: trainer.max_time: is '3ep': is no time. Write it as max_duration.");
+}
+
+TEST(TrainerConfig, EveryMistakeIsToldAtOnce) {
+  EXPECT_EQ(refusal([](auto& c) {
+              c.devices = 2;
+              c.num_nodes = 4;
+              c.limit_val_batches = 1.5;
+              c.logger = {"CSVLogger", "JSONLLogger", "CSVLogger"};
+            }),
+            "in code: trainer.devices: is '2': the strategies train on one device of one computer. "
+            "Set it to 1.\n"
+            "in code: trainer.num_nodes: is '4': the strategies train on one device of one "
+            "computer. Set it to 1.\n"
+            "in code: trainer.limit_val_batches: is '1.5': a fraction above 1. Write 2 for that "
+            "many batches, or 1.0 for all.\n"
+            "in code: trainer.logger: is a list: CSVLogger stands in it twice. List it once.");
 }
 
 /// What a run saves of its settings must give the same run.

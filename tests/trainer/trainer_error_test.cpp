@@ -114,8 +114,8 @@ TEST(Data, OfWhichALimitLeavesNothingIsAnError) {
   config.limit_train_batches = int64_t{0};
   EXPECT_EQ(
       thrown<DataError>([&] { Trainer(config).fit(module, data); }),
-      R"(fit: there is no training batch ({"batch_size":4,"samples":8,"shuffle":true}). Give more )"
-      "data or a smaller batch size.");
+      R"(fit: there is no training batch (data of {"batch_size":4,"samples":8,"shuffle":true}). )"
+      "trainer.limit_train_batches is 0: set it to 1 or more.");
   config.limit_train_batches = 0.1;
   EXPECT_EQ(thrown<ConfigError>([&] { Trainer(config).fit(module, data); }),
             "trainer.limit_train_batches: 0.1 of 2 batches is less than one. Write 1 for one "
@@ -126,8 +126,8 @@ TEST(Settings, AreCheckedWhenTheTrainerIsMade) {
   TrainerConfig config = quiet();
   config.limit_val_batches = 1.5;
   EXPECT_EQ(thrown<ConfigError>([&] { Trainer{config}; }),
-            "in code: trainer: limit_val_batches is 1.5, a fraction above 1. Write 2 for that many "
-            "batches, or 1.0 for all.");
+            "in code: trainer.limit_val_batches: is '1.5': a fraction above 1. Write 2 for that "
+            "many batches, or 1.0 for all.");
   config = quiet();
   config.accumulate_grad_batches = 0;
   config.precision = "fp16";
@@ -159,7 +159,7 @@ TEST(Settings, ThatLBFGSCannotHaveAreRefused) {
       "it several times. Train in bf16-mixed or 32-true.");
 }
 
-/// Whatever made the callback that saves.
+/// Also where no callback saves: save_checkpoint() may.
 TEST(Settings, OfAnOptimizerThatCannotBeSavedAreRefusedWhenFitStarts) {
   class NoState : public torch::optim::Optimizer {
    public:
@@ -175,14 +175,32 @@ TEST(Settings, OfAnOptimizerThatCannotBeSavedAreRefusedWhenFitStarts) {
     }
     void on_train_start() override { ADD_FAILURE() << "fit has begun"; }
   };
-  const TempDir dir;
-  const WorkingDirectory here(dir.path());
   WithNoState module;
   ToyData data;
   TrainerConfig config = quiet();
   config.max_steps = 1;
-  config.callbacks = {"ModelCheckpoint"};
   EXPECT_THROW(Trainer(config).fit(module, data), UsageError);
+}
+
+TEST(Evaluation, NeedsItsStep) {
+  class OnlyTraining : public Module {
+   public:
+    torch::Tensor training_step(const Batch&, int64_t) override { return {}; }
+  } module;
+  ToyData data;
+  EXPECT_EQ(thrown<UsageError>([&] { Trainer(quiet()).test(module, data); }),
+            "OnlyTraining has no test_step(). Override it to use test.");
+}
+
+TEST(Logging, OutsideOfTheLoopIsAnError) {
+  class Early : public ToyModule {
+   public:
+    void setup(Stage) override { log("x", 1.0); }
+  } module;
+  ToyData data;
+  EXPECT_EQ(thrown<UsageError>([&] { Trainer(quiet()).fit(module, data); }),
+            "log('x'): cannot log in a hook outside of the loop, as setup. Log in training_step, "
+            "validation_step, test_step or an epoch hook.");
 }
 
 TEST(Settings, OfValidationThatNoEpochReachesAreRefused) {

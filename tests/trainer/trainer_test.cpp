@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/anomaly_mode.h>
 
+#include <tests/support/temp_dir.h>
 #include <tests/support/toy.h>
 
 namespace trainer::test {
@@ -263,6 +264,24 @@ TEST(FastDevRun, TriesEverythingAndWritesNothing) {
   EXPECT_EQ(trainer.run_dir(), "");
   EXPECT_TRUE(trainer.validation_metrics().contains("val_loss"));
   EXPECT_TRUE(trainer.callbacks().empty());
+}
+
+TEST(FastDevRun, LeavesOutWhatTheModuleWouldSaveAndStopWithToo) {
+  class WithCallbacks : public ToyModule {
+   public:
+    std::vector<std::shared_ptr<Callback>> configure_callbacks() override {
+      return {use<ModelCheckpoint>({}).create(),
+              use<EarlyStopping>({.monitor = "nowhere"}).create()};
+    }
+  } module;
+  ToyData data;
+  const TempDir dir;
+  const WorkingDirectory here(dir.path());
+  TrainerConfig config;
+  config.fast_dev_run = true;
+  config.enable_progress_bar = config.enable_model_summary = false;
+  Trainer(config).fit(module, data);
+  EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
 }
 
 TEST(OverfitBatches, TrainsOnTheSameBatchesInTheirOrder) {

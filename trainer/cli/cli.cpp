@@ -1,17 +1,22 @@
 #include <trainer/cli/cli.h>
 
+#include <algorithm>
+#include <cstdio>
 #include <exception>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <c10/util/Exception.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <CLI/CLI.hpp>
 
 #include <trainer/builtins.h>
 #include <trainer/cli/command.h>
+#include <trainer/core/config.h>
 #include <trainer/core/console.h>
 #include <trainer/core/error.h>
 #include <trainer/version.h>
@@ -26,12 +31,14 @@ constexpr const char* kExitCodes =
     "  2    bad command line or configuration\n"
     "  66   data or checkpoint missing, unreadable or damaged\n"
     "  74   cannot write: disk full, no permission\n"
-    "  75   stopped by SIGUSR1; resume with --ckpt_path=last\n"
     "  85   the checkpoint is damaged or belongs to another architecture\n"
+    "Of fit alone:\n"
+    "  75   stopped by SIGUSR1; resume with --ckpt_path=last\n"
     "  86   the loss became NaN or infinite\n"
     "  130  stopped by Ctrl-C\n"
-    "  143  stopped by SIGTERM\n"
-    "After 75, 130 and 143 fit has saved a checkpoint, unless enable_checkpointing is off.\n";
+    "  143  stopped by SIGTERM, or because the terminal is gone (SIGHUP)\n"
+    "After 75, 130 and 143 fit has saved a checkpoint, unless enable_checkpointing is off. The\n"
+    "other commands have nothing to save: a signal ends them at once.\n";
 
 /// What CLI11 did not know are overrides: --a.b=c, --a.b c, and a.b=c. A word that is none stays as
 /// it is, for apply_override() to refuse.
@@ -87,9 +94,21 @@ void add_stage_options(Command& command) {
   app.add_option("--run", command.arguments.run,
                  "Run folder in which last and best are looked for.");
   app.add_option("--init_from", command.arguments.init_from,
-                 "Weights to begin fit with: a safetensors file or a checkpoint folder.");
+                 "Weights to begin with: a safetensors file or a checkpoint folder.");
   app.add_flag("--print_config", command.arguments.print_config,
                "Print the whole configuration and stop.");
+}
+
+/// Of a wrong one, CLI11 only says that one is required.
+void check_subcommand(const std::string& word, std::span<const Command> commands) {
+  std::vector<std::string> names;
+  for (const Command& command : commands) {
+    names.emplace_back(command.name);
+  }
+  if (!word.starts_with('-') && std::find(names.begin(), names.end(), word) == names.end()) {
+    throw ConfigError(fmt::format("command line: there is no subcommand '{}'.{} There are: {}.",
+                                  word, config::did_you_mean(word, names), fmt::join(names, ", ")));
+  }
 }
 
 int run(int argc, char** argv) {
@@ -114,6 +133,9 @@ int run(int argc, char** argv) {
     }
   }
 
+  if (argc > 1) {
+    check_subcommand(argv[1], commands);
+  }
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -140,6 +162,15 @@ int run(int argc, char** argv) {
   throw InternalError("no subcommand was parsed");
 }
 
+/// Once, at the end: what a full disk does not take must not end a fit that is under way.
+void check_printed() {
+  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) {
+    throw IoError(
+        "standard output: cannot write all of it.\n  Free some room where it goes, or send it "
+        "elsewhere.");
+  }
+}
+
 void print_error(const std::string& text) {
   console::clear_status();
   console::write_line("error: " + text);
@@ -150,7 +181,11 @@ void print_error(const std::string& text) {
 int cli(int argc, char** argv) {
   try {
     register_builtins();
-    return run(argc, argv);
+    const int exit_code = run(argc, argv);
+    if (exit_code == static_cast<int>(ExitCode::kOk)) {
+      check_printed();
+    }
+    return exit_code;
   } catch (const Error& error) {
     print_error(error.what());
     return static_cast<int>(error.exit_code());
@@ -158,6 +193,10 @@ int cli(int argc, char** argv) {
     print_error(fmt::format("LibTorch: {}", error.what_without_backtrace()));
   } catch (const std::exception& error) {
     print_error(error.what());
+  } catch (...) {
+    print_error(
+        "something was thrown that is no std::exception. Throw a class that derives from it, whose "
+        "what() says what happened.");
   }
   return static_cast<int>(ExitCode::kUserCode);
 }

@@ -94,12 +94,15 @@ std::optional<OptimizerChoice> RunConfig::optimizer_choice() const {
   if (!optimizer) {
     return std::nullopt;
   }
-  return OptimizerChoice{
-      .optimizer = *optimizer,
-      .lr_scheduler = lr_scheduler,
-      .interval = lr_scheduler_interval == "epoch" ? Interval::kEpoch : Interval::kStep,
-      .frequency = lr_scheduler_frequency,
-      .monitor = lr_scheduler_monitor};
+  std::optional<Interval> interval;
+  if (lr_scheduler_interval) {
+    interval = *lr_scheduler_interval == "epoch" ? Interval::kEpoch : Interval::kStep;
+  }
+  return OptimizerChoice{.optimizer = *optimizer,
+                         .lr_scheduler = lr_scheduler,
+                         .interval = interval,
+                         .frequency = lr_scheduler_frequency,
+                         .monitor = lr_scheduler_monitor};
 }
 
 void load_plugins(const ConfigSources& sources) {

@@ -22,7 +22,7 @@ struct RunConfig {
   Spec<DataModule> data = {};
   std::optional<Spec<OptimizerFactory>> optimizer = std::nullopt;
   std::optional<Spec<LRSchedulerFactory>> lr_scheduler = std::nullopt;
-  std::string lr_scheduler_interval = "step";
+  std::optional<std::string> lr_scheduler_interval = std::nullopt;
   int64_t lr_scheduler_frequency = 1;
   std::optional<std::string> lr_scheduler_monitor = std::nullopt;
 
@@ -39,7 +39,9 @@ struct RunConfig {
         field<&T::data>("The data to train on.", required()),
         field<&T::optimizer>("The optimizer, instead of the module's configure_optimizers()."),
         field<&T::lr_scheduler>("The schedule of the learning rate of `optimizer`."),
-        field<&T::lr_scheduler_interval>("Step it after each optimizer step, or each epoch.",
+        field<&T::lr_scheduler_interval>("Step it after each optimizer step, or each epoch; unset: "
+                                         "step, or epoch where it follows a "
+                                         "metric.",
                                          one_of("step", "epoch")),
         field<&T::lr_scheduler_frequency>("Step it every so many steps or epochs.", at_least(1)),
         field<&T::lr_scheduler_monitor>("The metric that a schedule as ReduceLROnPlateau follows."),

@@ -68,9 +68,9 @@ int fit(Trainer& trainer, Module& module, DataModule& data, const Arguments& arg
       can_resume ? fmt::format("to go on, run the same command with --ckpt_path=last --run {}",
                                trainer.run_dir().string())
                  : "no checkpoint was saved, so it cannot be resumed"));
-  const ExitCode code = signal == SIGINT    ? ExitCode::kInterrupted
-                        : signal == SIGTERM ? ExitCode::kTerminated
-                                            : ExitCode::kTryAgain;
+  const ExitCode code = signal == SIGINT                          ? ExitCode::kInterrupted
+                        : (signal == SIGTERM || signal == SIGHUP) ? ExitCode::kTerminated
+                                                                  : ExitCode::kTryAgain;
   return static_cast<int>(code);
 }
 
@@ -101,7 +101,7 @@ int run_stage(Stage stage, const Arguments& arguments) {
   if (arguments.run && !arguments.ckpt_path) {
     throw ConfigError("--run says where --ckpt_path=last or best is looked for: give that too.");
   }
-  if (stage != Stage::kFit && !arguments.ckpt_path) {
+  if (stage != Stage::kFit && !arguments.ckpt_path && !arguments.init_from) {
     log::warning(
         fmt::format("{}: no --ckpt_path is given: the weights are untrained", to_string(stage)));
   }

@@ -52,6 +52,9 @@ Json schema_of(const std::vector<config::FieldInfo>& fields) {
     Json property = field.fields.empty() ? schema_of(field.type) : schema_of(field.fields);
     if (!field.choices.empty()) {
       property = {{"enum", field.choices}};
+      if (field.type.ends_with(" or null")) {
+        property["enum"].push_back(nullptr);
+      }
       for (const auto& choice : field.choices) {
         if (choice.find_first_not_of("0123456789") == std::string::npos) {
           property["enum"].push_back(std::stoll(choice));  // as YAML has it without quotes

@@ -289,10 +289,10 @@ void check_rules(const F& f, const std::optional<T>& value, const Mark& mark,
     check_rules(f, *value, mark, path, shown, d);
   }
 }
-template <class F>
-void check_rules(const F& f, const std::variant<int64_t, double>& value, const Mark& mark,
+template <class F, class... Sides>
+void check_rules(const F& f, const std::variant<Sides...>& value, const Mark& mark,
                  const std::string& path, const std::string& shown, Diagnostics& d) {
-  std::visit([&](auto v) { check_rules(f, v, mark, path, shown, d); }, value);
+  std::visit([&](const auto& v) { check_rules(f, v, mark, path, shown, d); }, value);
 }
 
 }  // namespace detail

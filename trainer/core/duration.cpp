@@ -23,6 +23,7 @@ struct UnitName {
   double scale;
 };
 
+constexpr double kMaxCount = 9e18;  // an int64 can count so far
 constexpr double kMinute = 60, kHour = 3600, kDay = 86400;
 // The first name of a unit is the one that is written.
 constexpr std::array<UnitName, 13> kUnits = {{{"ep", Unit::kEpochs, 1},
@@ -89,6 +90,9 @@ std::optional<Duration> parse(std::string_view text) {
     if (sum && !(sum->is_time() && unit->unit == Unit::kSeconds)) {
       return std::nullopt;
     }
+    if (unit->unit != Unit::kSeconds && (*number != std::floor(*number) || *number > kMaxCount)) {
+      return std::nullopt;
+    }
     sum = Duration(*number * unit->scale + (sum ? sum->count : 0), unit->unit);
     text.remove_prefix(length);
   }
@@ -101,8 +105,9 @@ Duration::Duration(std::string_view text) {
   const auto parsed = parse(text);
   if (!parsed) {
     throw ConfigError(
-        fmt::format("'{}' is no duration. Write a number with a unit: 10ep, 5000step, 200batch, "
-                    "1e9sample, 90s, 30min, 2h, 1h30min, 1d, or DD:HH:MM:SS.",
+        fmt::format("'{}' is no duration. Write a whole number with a unit: 10ep, 5000step, "
+                    "200batch, 1e9sample; or a time: 90s, 0.5h, 30min, 2h, 1h30min, 1d, or "
+                    "DD:HH:MM:SS.",
                     text));
   }
   *this = *parsed;

@@ -22,7 +22,7 @@ enum class ExitCode : int {
   kCheckpoint = 85,    ///< The checkpoint is damaged or belongs to another architecture.
   kNonFinite = 86,     ///< The loss became NaN or infinite.
   kInterrupted = 130,  ///< Ctrl-C, after a checkpoint.
-  kTerminated = 143,   ///< SIGTERM, after a checkpoint.
+  kTerminated = 143,   ///< SIGTERM or SIGHUP, after a checkpoint.
 };
 
 /// Base of everything this library throws on purpose.

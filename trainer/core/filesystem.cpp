@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include <fmt/format.h>
@@ -19,19 +20,18 @@ namespace trainer::fs {
 namespace {
 
 /// Says what to do about the errors that users really meet.
-std::string advice(int error) {
+std::string advice(int error, bool is_writing) {
+  const std::string elsewhere =
+      "choose another folder (--trainer.default_root_dir=...); validate and test write nothing "
+      "with --trainer.logger=[].";
   switch (error) {
     case ENOENT: return "Check the path; relative paths start at the current folder.";
     case EACCES:
     case EPERM:
-      return "Check the permissions, or choose another folder (--trainer.default_root_dir=...).";
-    case EROFS:
-      return "The file system is read-only; choose another folder "
-             "(--trainer.default_root_dir=...).";
+      return is_writing ? "Check the permissions, or " + elsewhere : "Check the permissions.";
+    case EROFS: return "The file system is read-only; " + elsewhere;
     case ENOSPC:
-    case EDQUOT:
-      return "The disk is full; free some room or choose another folder "
-             "(--trainer.default_root_dir=...).";
+    case EDQUOT: return "The disk is full; free some room or " + elsewhere;
     case ENOTDIR: return "A part of the path is a file, not a folder.";
     case EISDIR: return "This is a folder; give a file.";
     default: return "";
@@ -40,7 +40,7 @@ std::string advice(int error) {
 
 template <class E>
 [[noreturn]] void fail(const Path& path, std::string_view action, int error) {
-  const std::string fix = advice(error);
+  const std::string fix = advice(error, std::is_same_v<E, IoError>);
   throw E(fmt::format("{}: cannot {}: {}.{}{}", path.string(), action, std::strerror(error),
                       fix.empty() ? "" : "\n  ", fix));
 }

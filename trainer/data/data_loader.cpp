@@ -59,7 +59,10 @@ class DataLoader::DatasetSource : public BatchSource {
     }
     num_samples_ = dataset_->size();
     if (num_samples_ <= 0) {
-      throw DataError(fmt::format("DataLoader: {} has no samples.", dataset_name()));
+      throw DataError(
+          fmt::format("DataLoader: {} has no samples, its size() is {}. Give it some, or return "
+                      "DataLoader() where a stage has no data.",
+                      dataset_name(), num_samples_));
     }
     if (!options_.global_batch_size) {
       check_full_batch();

@@ -99,10 +99,15 @@ TensorDataset::TensorDataset(std::vector<torch::Tensor> tensors, std::vector<std
     }
     tensor = tensor.cpu().resolve_conj().resolve_neg().contiguous();
   }
-  size_ = tensors_.empty() ? 0 : tensors_.front().size(0);
+  if (tensors_.empty()) {
+    throw DataError("TensorDataset: no tensors. Give at least one, [samples, ...].");
+  }
+  size_ = tensors_.front().size(0);
   if (size_ == 0) {
-    throw DataError(tensors_.empty() ? "TensorDataset: no tensors."
-                                     : "TensorDataset: the tensors hold no samples.");
+    throw DataError(
+        fmt::format("TensorDataset: tensor 0 has shape [{}]: no samples, which the first dimension "
+                    "counts.\n  Look at what the tensors were read from or selected by.",
+                    fmt::join(tensors_.front().sizes(), ", ")));
   }
 }
 
@@ -226,8 +231,11 @@ std::vector<std::shared_ptr<Subset>> random_split(std::shared_ptr<const Dataset>
         fractions, sum));
   }
   const int64_t size = dataset->size();
-  if (size < 1) {
-    throw DataError(fmt::format("random_split: {} is empty.", class_name(*dataset)));
+  if (size < static_cast<int64_t>(fractions.size())) {
+    throw DataError(
+        fmt::format("random_split: {} has size {}, too few samples for {} parts. Give it more "
+                    "samples, or ask for fewer parts.",
+                    class_name(*dataset), size, fractions.size()));
   }
   const Permutation order(size, seed);
   std::vector<std::shared_ptr<Subset>> parts;
@@ -241,8 +249,9 @@ std::vector<std::shared_ptr<Subset>> random_split(std::shared_ptr<const Dataset>
         is_last ? size : std::min<int64_t>(size, std::llround(end * static_cast<double>(size)));
     if (stop <= position) {
       throw DataError(fmt::format(
-          "random_split: part {} ({} of {} samples) would be empty. Give it a larger fraction.",
-          parts.size(), fraction, size));
+          "random_split: part {} would be empty: {} of the {} samples of {}. Give it a larger "
+          "fraction (one sample is {:.2g}), or more samples.",
+          parts.size(), fraction, size, class_name(*dataset), 1 / static_cast<double>(size)));
     }
     std::vector<int64_t> indices;
     indices.reserve(static_cast<size_t>(stop - position));

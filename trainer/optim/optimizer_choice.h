@@ -6,6 +6,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include <trainer/core/registry.h>
 #include <trainer/optim/lr_scheduler_factory.h>
@@ -17,7 +18,8 @@ namespace trainer {
 struct OptimizerChoice {
   Spec<OptimizerFactory> optimizer = {};
   std::optional<Spec<LRSchedulerFactory>> lr_scheduler = std::nullopt;
-  Interval interval = Interval::kStep;
+  /// Unset: after each step; at the end of an epoch for a schedule that follows a metric.
+  std::optional<Interval> interval = std::nullopt;
   int64_t frequency = 1;
   std::optional<std::string> monitor = std::nullopt;
 
@@ -27,8 +29,10 @@ struct OptimizerChoice {
     OptimizerConfig config(optimizer.create()->create(module));
     if (lr_scheduler) {
       auto& made = *config.entries().front().optimizer;
-      config.add({.scheduler = lr_scheduler->create()->create(made, {.total_steps = total_steps}),
-                  .interval = interval,
+      auto scheduler = lr_scheduler->create()->create(made, {.total_steps = total_steps});
+      const auto usual = scheduler->needs_metric() ? Interval::kEpoch : Interval::kStep;
+      config.add({.scheduler = std::move(scheduler),
+                  .interval = interval.value_or(usual),
                   .frequency = frequency,
                   .monitor = monitor});
     }

@@ -39,7 +39,7 @@ struct LRSchedulerConfig {
 ///                                                                // optimization
 ///   return {OptimizerConfig(...), OptimizerConfig(...)};         // several with schedules
 ///   return {OptimizerConfig(...).frequency(1), OptimizerConfig(...).frequency(5)};  // in turn
-///   return {};                                                   // none: nothing is updated
+///   return {};                                                   // none, for manual optimization
 class OptimizerConfig {
  public:
   struct Entry {

@@ -1,12 +1,15 @@
 #include <trainer/optim/optimizer_state.h>
 
 #include <memory>
+#include <typeindex>
 #include <typeinfo>
+#include <unordered_map>
 
 #include <c10/util/Type.h>
 #include <fmt/format.h>
 
 #include <trainer/core/error.h>
+#include <trainer/optim/lbfgs.h>
 #include <trainer/optim/lbfgs_state.h>
 #include <trainer/optim/option_fields.h>
 #include <trainer/optim/state_layout.h>
@@ -71,7 +74,8 @@ StateLayout layout(bool always_present = false) {
           .always_present = always_present};
 }
 
-/// The layout of LibTorch's own optimizers; null for other classes.
+/// The layout of LibTorch's own optimizers; null for other classes, also those derived from them,
+/// which may have a state of their own.
 const StateLayout* layout_of(const Optimizer& optimizer) {
   using namespace torch::optim;  // NOLINT: optimizers with three classes each
   static const StateLayout kAdam = layout<AdamParamState, AdamOptions>();
@@ -79,19 +83,18 @@ const StateLayout* layout_of(const Optimizer& optimizer) {
   static const StateLayout kSGD = layout<SGDParamState, SGDOptions>();
   static const StateLayout kRMSprop = layout<RMSpropParamState, RMSpropOptions>();
   static const StateLayout kAdagrad = layout<AdagradParamState, AdagradOptions>(true);
-  if (dynamic_cast<const Adam*>(&optimizer) != nullptr) {
-    return &kAdam;
-  }
-  if (dynamic_cast<const AdamW*>(&optimizer) != nullptr) {
-    return &kAdamW;
-  }
-  if (dynamic_cast<const SGD*>(&optimizer) != nullptr) {
-    return &kSGD;
-  }
-  if (dynamic_cast<const RMSprop*>(&optimizer) != nullptr) {
-    return &kRMSprop;
-  }
-  return dynamic_cast<const Adagrad*>(&optimizer) != nullptr ? &kAdagrad : nullptr;
+  static const std::unordered_map<std::type_index, const StateLayout*> kLayouts = {
+      {typeid(Adam), &kAdam},
+      {typeid(AdamW), &kAdamW},
+      {typeid(SGD), &kSGD},
+      {typeid(RMSprop), &kRMSprop},
+      {typeid(Adagrad), &kAdagrad}};
+  const auto found = kLayouts.find(typeid(optimizer));
+  return found == kLayouts.end() ? nullptr : found->second;
+}
+
+bool is_lbfgs(const Optimizer& optimizer) {
+  return typeid(optimizer) == typeid(LBFGS) || typeid(optimizer) == typeid(optim::LBFGS);
 }
 
 const StateLayout& require_layout(const Optimizer& optimizer) {
@@ -109,16 +112,16 @@ const StateLayout& require_layout(const Optimizer& optimizer) {
 }  // namespace
 
 bool has_optimizer_state(const Optimizer& optimizer) {
-  return dynamic_cast<const StatefulOptimizer*>(&optimizer) != nullptr ||
-         dynamic_cast<const LBFGS*>(&optimizer) != nullptr || layout_of(optimizer) != nullptr;
+  return dynamic_cast<const StatefulOptimizer*>(&optimizer) != nullptr || is_lbfgs(optimizer) ||
+         layout_of(optimizer) != nullptr;
 }
 
 OptimizerState optimizer_state(const Optimizer& optimizer) {
   if (const auto* stateful = dynamic_cast<const StatefulOptimizer*>(&optimizer)) {
     return stateful->optimizer_state();
   }
-  if (const auto* lbfgs = dynamic_cast<const LBFGS*>(&optimizer)) {
-    return detail::save_lbfgs(*lbfgs);
+  if (is_lbfgs(optimizer)) {
+    return detail::save_lbfgs(static_cast<const LBFGS&>(optimizer));
   }
   return detail::save_state(optimizer, require_layout(optimizer));
 }
@@ -126,8 +129,8 @@ OptimizerState optimizer_state(const Optimizer& optimizer) {
 void load_optimizer_state(Optimizer& optimizer, const OptimizerState& state) {
   if (auto* stateful = dynamic_cast<StatefulOptimizer*>(&optimizer)) {
     stateful->load_optimizer_state(state);
-  } else if (auto* lbfgs = dynamic_cast<LBFGS*>(&optimizer)) {
-    detail::load_lbfgs(*lbfgs, state);
+  } else if (is_lbfgs(optimizer)) {
+    detail::load_lbfgs(static_cast<LBFGS&>(optimizer), state);
   } else {
     detail::load_state(optimizer, require_layout(optimizer), state);
   }

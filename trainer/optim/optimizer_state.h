@@ -33,7 +33,8 @@ class StatefulOptimizer {
 };
 
 /// Whether `optimizer` can be saved: a StatefulOptimizer, or one of LibTorch's Adam, AdamW, SGD,
-/// RMSprop, Adagrad, LBFGS (or a class derived from one of them).
+/// RMSprop, Adagrad, LBFGS; not a class derived from one of them, which may have a state of its
+/// own.
 bool has_optimizer_state(const torch::optim::Optimizer& optimizer);
 
 /// Throws UsageError, naming the class, where has_optimizer_state() is false.
