@@ -167,8 +167,8 @@ bool ModelCheckpoint::is_due_this_epoch(const Trainer& trainer) const {
 }
 
 void ModelCheckpoint::save_if_wanted(Trainer& trainer) {
-  if (!run_ || trainer.stage() != Stage::kFit || trainer.progress().global_step == last_step_ ||
-      init_.save_top_k == 0) {
+  const bool is_saved = trainer.progress().global_step == last_step_ && kept_.contains(last_);
+  if (!run_ || trainer.stage() != Stage::kFit || is_saved || init_.save_top_k == 0) {
     return;
   }
   const auto value = score(trainer);
@@ -259,8 +259,10 @@ std::string ModelCheckpoint::unused_name(const Trainer& trainer) const {
   const std::string base =
       format_checkpoint_name(init_.filename, values, init_.auto_insert_metric_name);
   std::string name = base + kCheckpointExtension;
-  // What an earlier run left behind under that name is replaced; what this run keeps is not.
-  for (int version = 1; is_taken(trainer, name); ++version) {
+  // What an earlier run left behind under that name is replaced, and a last one without a score;
+  // what this run keeps is not.
+  const bool replaces_last = name == last_ && !kept_.contains(last_);
+  for (int version = 1; !replaces_last && is_taken(trainer, name); ++version) {
     name = fmt::format("{}-v{}{}", base, version, kCheckpointExtension);
   }
   return name;

@@ -34,8 +34,8 @@ class TensorBoardLogger : public Logger {
 
   /// {"last_step": S}; -1 before the first row.
   nlohmann::json state_dict() const override;
-  /// Points after step S are dropped by TensorBoard once something is logged. Throws
-  /// CheckpointError, IoError.
+  /// Points after step S are dropped by TensorBoard once something is logged; one at step S that
+  /// was written after the checkpoint stays. Throws CheckpointError, IoError.
   void load_state_dict(const nlohmann::json& state) override;
 
  private:

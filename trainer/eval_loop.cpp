@@ -6,6 +6,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <trainer/core/seed.h>
+#include <trainer/signals.h>
 
 namespace trainer {
 namespace {
@@ -139,7 +140,13 @@ void EvalLoop::set_dataloader_idx(size_t index, const std::vector<EvalData>& dat
       data.size() > 1 ? static_cast<int64_t>(index) : data.front().loader.dataloader_idx();
 }
 
-void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
+/// Whoever sends a signal does not wait for the rest of a long validation; a resumed run repeats it
+/// from its start, unless rows of it were written.
+bool EvalLoop::is_given_up(const MetricCollector& metrics) const {
+  return run_.stage == Stage::kFit && SignalScope::received() != 0 && !metrics.has_step_values();
+}
+
+bool EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
                         MetricCollector& metrics, Metrics* result) {
   const Hooks& hooks = kind == EvalKind::kValidation ? kValidationHooks : kTestHooks;
   Module& module = run_.module;
@@ -173,6 +180,12 @@ void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
       }
       call<&C::on_validation_batch_end, &C::on_test_batch_end>(kind, callbacks, batch, batch_idx);
       (module.*hooks.batch_end)(batch, batch_idx);
+      if (is_given_up(metrics)) {
+        loader.stop();
+        run_.progress.dataloader_idx = 0;
+        metrics.reset_epoch();
+        return false;
+      }
       if (result != nullptr && metrics.has_step_values()) {
         run_.publish_step(metrics, num_seen_[i]++);
       }
@@ -196,12 +209,15 @@ void EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
   (module.*hooks.end)();
   modes.restore();
   (module.*hooks.model_train)();
+  return true;
 }
 
-Metrics EvalLoop::run(EvalKind kind, std::vector<EvalData>& data) {
+std::optional<Metrics> EvalLoop::run(EvalKind kind, std::vector<EvalData>& data) {
   MetricCollector metrics;
   Metrics result;
-  evaluate(kind, data, kAllBatches, metrics, &result);
+  if (!evaluate(kind, data, kAllBatches, metrics, &result)) {
+    return std::nullopt;
+  }
   // After the isolation above has ended, so that a checkpoint saved here holds the random state of
   // training.
   if (kind == EvalKind::kValidation) {

@@ -3,6 +3,7 @@
 // mode.
 
 #include <cstdint>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -31,9 +32,10 @@ class EvalLoop {
   explicit EvalLoop(Run& run) : run_(run) {}
 
   /// Runs over all data and returns the epoch's metrics, having given them to loggers and
-  /// callback_metrics. Leaves the module's modes, and the random numbers that training will draw,
-  /// as they were. Collective: yes.
-  Metrics run(EvalKind kind, std::vector<EvalData>& data);
+  /// callback_metrics; nothing where a signal to stop came within fit, which the pass gives up for.
+  /// Leaves the module's modes, and the random numbers that training will draw, as they were.
+  /// Collective: yes.
+  std::optional<Metrics> run(EvalKind kind, std::vector<EvalData>& data);
 
   /// `num_batches` of each loader at most, without a trace: metrics are discarded, nothing is
   /// logged, monitoring callbacks are not asked.
@@ -48,8 +50,10 @@ class EvalLoop {
 
  private:
   void set_dataloader_idx(size_t index, const std::vector<EvalData>& data);
-  void evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
+  /// False where it was given up.
+  bool evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
                 MetricCollector& metrics, Metrics* result);
+  bool is_given_up(const MetricCollector& metrics) const;
 
   Run& run_;
   std::vector<int64_t> num_seen_;

@@ -78,7 +78,9 @@ void FitLoop::run() {
                           progress_.current_epoch, progress_.global_step));
   }
   if (is_done() && epoch_started_ && progress_.batch_idx > 0) {
-    end_epoch();  // its rows were cut, as they came after the checkpoint
+    if (!validation_is_due() || validate()) {
+      end_epoch();  // its rows were cut, as they came after the checkpoint
+    }
   }
   while (!is_done() && !stop_is_requested()) {
     run_epoch();
@@ -143,16 +145,17 @@ void FitLoop::run_epoch() {
     epoch_started_ = true;
   }
   data_.start();
+  bool validation_is_pending = false;
   for (;;) {
     if (at_step_edge()) {
-      const bool epoch_is_over = data_.epoch_is_over();
-      if (num_val_batches_ > 0 && validation_->is_due(progress_, training_s(), epoch_is_over)) {
-        validate();
+      if (validation_is_due() && !validate()) {
+        validation_is_pending = true;
+        break;
       }
       if (std::exchange(stepped_, false)) {
         step_metric_schedulers(Interval::kStep, progress_.global_step);
       }
-      if (epoch_is_over || is_done() || stop_is_requested()) {
+      if (data_.epoch_is_over() || is_done() || stop_is_requested()) {
         break;
       }
       if (!data_.fetch_window()) {
@@ -171,7 +174,7 @@ void FitLoop::run_epoch() {
     }
   }
   data_.stop();
-  if (!data_.epoch_is_over()) {
+  if (!data_.epoch_is_over() || validation_is_pending) {
     callbacks_.call<&C::on_train_stop>();
     if (SignalScope::received() != 0) {
       return;  // the epoch is not over: a resumed run finishes it
@@ -308,13 +311,26 @@ void FitLoop::end_epoch() {
   }
 }
 
-void FitLoop::validate() {
+bool FitLoop::validation_is_due() const {
+  return num_val_batches_ > 0 &&
+         validation_->is_due(progress_, training_s(), data_.epoch_is_over());
+}
+
+bool FitLoop::validate() {
+  if (SignalScope::received() != 0) {
+    return false;
+  }
+  const auto before = *validation_;
   // First, so that a checkpoint saved at its end does not ask for it again.
   validation_->ran(progress_, training_s());
   publish_step_values();  // what validation logs is newer
   module_.on_validation_model_zero_grad();
   const EvaluationParameters shown(*optimization_);
-  eval_loop_.run(EvalKind::kValidation, val_data_);
+  const bool is_whole = eval_loop_.run(EvalKind::kValidation, val_data_).has_value();
+  if (!is_whole) {
+    validation_ = before;
+  }
+  return is_whole;
 }
 
 void FitLoop::publish_step_values() {

@@ -62,7 +62,9 @@ class FitLoop {
   bool train_batch(Batch batch, const TrainingData::Place& place);
   void skip_window();
   void end_epoch();
-  void validate();
+  bool validation_is_due() const;
+  /// False where a signal came in between: a resumed run validates anew.
+  bool validate();
   /// Makes the step values logged so far the newest of their names.
   void publish_step_values();
   double training_s() const;

@@ -152,9 +152,8 @@ Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& da
         is_test ? limited(std::move(loaders), config_.limit_test_batches, "limit_test_batches")
                 : limited(std::move(loaders), config_.limit_val_batches, "limit_val_batches");
     const auto kind = is_test ? EvalKind::kTest : EvalKind::kValidation;
-    for (const auto& [name, value] : EvalLoop(*run_).run(kind, limited_data)) {
-      result[name] = value;
-    }
+    const auto metrics = EvalLoop(*run_).run(kind, limited_data);
+    result = {metrics->begin(), metrics->end()};
   });
   return result;
 }

@@ -90,14 +90,6 @@ class GPT : public L::Module {
         throw L::ConfigError("num_heads is " + std::to_string(num_heads) +
                              ", which does not divide dim, " + std::to_string(dim) + ".");
       }
-      for (const unsigned char token : sample_prompt) {
-        if (token >= vocab_size) {
-          throw L::ConfigError("sample_prompt has the byte " + std::to_string(token) +
-                               ", which a vocab_size of " + std::to_string(vocab_size) +
-                               " does not have. Make it " + std::to_string(token + 1) +
-                               " at least, or leave the byte out.");
-        }
-      }
     }
   };
 
@@ -117,6 +109,11 @@ class GPT : public L::Module {
 
   /// Tokens [batch, seq] to logits [batch, seq, vocab_size].
   torch::Tensor forward(const torch::Tensor& tokens) {
+    if (tokens.size(1) > init_.block_size) {
+      throw L::ConfigError("GPT: a sequence has " + std::to_string(tokens.size(1)) +
+                           " tokens, and block_size is " + std::to_string(init_.block_size) +
+                           ". Raise the model's, or lower the data's.");
+    }
     auto x = wte_(tokens) + wpe_(torch::arange(tokens.size(1), tokens.options()));
     for (const auto& block : *h_) {
       x = block->as<Block>()->forward(x);
@@ -186,30 +183,7 @@ class GPT : public L::Module {
  private:
   torch::Tensor next_token_loss(const L::Batch& batch) {
     auto [x, y] = batch.unpack<2>();  // [batch, seq] int64 each
-    check_fits(x);
-    check_fits(y);
     return F::cross_entropy(forward(x).flatten(0, 1), y.flatten());
-  }
-
-  /// LibTorch would only say that an index is out of range.
-  void check_fits(const torch::Tensor& tokens) const {
-    if (tokens.size(1) > init_.block_size) {
-      const std::string length = std::to_string(tokens.size(1));
-      const std::string longest = std::to_string(init_.block_size);
-      throw L::ConfigError("GPT: data.init_args.block_size gives sequences of " + length +
-                           " tokens, model.init_args.block_size allows " + longest +
-                           ".\n  Raise the model's to " + length + ", or lower the data's to " +
-                           longest + ".");
-    }
-    if (!tokens.is_cpu()) {
-      return;  // the rest would wait for the device in every step
-    }
-    if (const auto largest = tokens.max().item<int64_t>(); largest >= init_.vocab_size) {
-      throw L::ConfigError("GPT: the data of data.init_args has token " + std::to_string(largest) +
-                           ", model.init_args.vocab_size is " + std::to_string(init_.vocab_size) +
-                           ".\n  Make it " + std::to_string(largest + 1) +
-                           " at least; 256 is enough for any bytes.");
-    }
   }
 
   void initialise() {

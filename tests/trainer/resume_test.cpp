@@ -16,13 +16,14 @@ struct Case {
   int64_t accumulate = 1;
   CheckInterval val_check_interval = 1.0;
   bool by_signal = false;
+  bool in_validation = false;
 };
 
 constexpr int64_t kSteps = 60;
 const RunDirectory kRun("runs/version_0");
 
 void train(const Case& c, int64_t max_steps, const std::optional<std::string>& ckpt_path,
-           uint64_t seed, int64_t raise_at = 0) {
+           uint64_t seed, const RaiseAt::Init& raise_at = {}) {
   seed_everything(seed);
   ToyModule module;
   ToyData data;
@@ -34,10 +35,9 @@ void train(const Case& c, int64_t max_steps, const std::optional<std::string>& c
   config.gradient_clip_val = 1.0;
   config.enable_progress_bar = false;
   config.enable_model_summary = false;
-  config.callbacks = {use<EarlyStopping>({.monitor = "val_loss", .patience = 1000}),
-                      "LearningRateMonitor",
-                      use<ModelCheckpoint>({.monitor = "val_loss", .save_top_k = 2}),
-                      use<RaiseAt>({.steps = raise_at})};
+  config.callbacks = {
+      use<EarlyStopping>({.monitor = "val_loss", .patience = 1000}), "LearningRateMonitor",
+      use<ModelCheckpoint>({.monitor = "val_loss", .save_top_k = 2}), use<RaiseAt>(raise_at)};
   Trainer trainer(config);
   trainer.fit(module, data, ckpt_path);
 }
@@ -72,8 +72,10 @@ TEST_P(Resume, EqualsNeverStoppedByteForByte) {
   }
   const TempDir dir;
   const WorkingDirectory here(dir.path());
-  if (c.by_signal) {
-    train(c, kSteps, {}, 7, c.stop_at);
+  if (c.in_validation) {
+    train(c, kSteps, {}, 7, {.validation_after = c.stop_at});
+  } else if (c.by_signal) {
+    train(c, kSteps, {}, 7, {.steps = c.stop_at});
   } else {
     train(c, c.stop_at, {}, 7);
   }
@@ -120,7 +122,17 @@ INSTANTIATE_TEST_SUITE_P(
              .stop_at = 8,
              .accumulate = 4,
              .val_check_interval = 0.3,
-             .by_signal = true}),
+             .by_signal = true},
+        Case{.name = "BySignalBeforeValidation", .stop_at = 26, .by_signal = true},
+        Case{.name = "BySignalInValidation", .stop_at = 26, .in_validation = true},
+        Case{.name = "BySignalInMidEpochValidation",
+             .stop_at = 12,
+             .val_check_interval = int64_t{5},
+             .in_validation = true},
+        Case{.name = "BySignalInTheLastValidation",
+             .stop_at = 50,
+             .val_check_interval = 0.5,
+             .in_validation = true}),
     [](const auto& test) { return test.param.name; });
 
 }  // namespace
