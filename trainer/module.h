@@ -37,6 +37,7 @@
 namespace trainer {
 
 class Callback;
+class Trainer;
 
 /// What a run gives a module; null outside of it.
 struct ModuleContext {
@@ -197,6 +198,7 @@ class Module : public torch::nn::Module {
 
  private:
   friend class ModuleAttachment;
+  friend class Trainer;  // for Trainer::log()
   ManualOptimization& optimization() const;
 
   static const Progress kNoProgress;

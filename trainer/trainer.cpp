@@ -447,7 +447,13 @@ Metrics Trainer::progress_bar_metrics() const {
 }
 
 void Trainer::log(std::string_view name, double value, const LogOptions& options) {
-  fit_loop().metrics().log(name, value, options);
+  if (run_ == nullptr) {
+    throw UsageError(fmt::format(
+        "Trainer::log('{}'): nothing runs. Log in a hook of a training, validation or test batch "
+        "or epoch.",
+        name));
+  }
+  run_->module.log(name, value, options);
 }
 
 }  // namespace trainer

@@ -107,7 +107,8 @@ class Trainer {
   const MetricMap& validation_metrics() const;
   /// The newest values that were logged with prog_bar. Syncs: where values lie on another device.
   Metrics progress_bar_metrics() const;
-  /// Logs a number as if training_step had; for callbacks in per-batch training hooks.
+  /// For callbacks: logs a number as the module's log() would in the hook that runs. Throws
+  /// UsageError in a hook that cannot log.
   void log(std::string_view name, double value, const LogOptions& options = {});
 
   /// The folder of the run, empty before the first call and where nothing is written.

@@ -152,8 +152,8 @@ TEST(Checkpoint, SaysWhatItMisses) {
   const TempDir dir;
   EXPECT_EQ(thrown<DataError>([&] { CheckpointReader reader(dir / "none.ckpt"); }),
             (dir / "none.ckpt").string() +
-                ": there is no such checkpoint folder.\n  Check --ckpt_path; `last` and `best` "
-                "find one by themselves.");
+                ": there is no such checkpoint folder.\n  Check the path; --ckpt_path=last or "
+                "best, in code RunDirectory, finds one by itself.");
   EXPECT_EQ(thrown<CheckpointError>([&] { CheckpointReader reader(dir.path()); }),
             dir.path().string() +
                 ": has no manifest.json: incomplete, or no checkpoint of trainer." + kUseAnother);

@@ -231,6 +231,15 @@ TEST_F(CliTest, ModuleThrowsWhatIsNoException) {
       << result.err;
 }
 
+TEST_F(CliTest, LibTorchWarnsOfTheSameInEachStep) {
+  const auto result = base("fit", {"--plugin", TRAINER_BAD_MODULES, "--model=WarnsInEachStep"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  const std::string warning = "W LibTorch: the target has another shape\n";
+  const size_t first = result.err.find(warning);
+  ASSERT_NE(first, std::string::npos) << result.err;
+  EXPECT_EQ(result.err.find(warning, first + 1), std::string::npos) << "shown once";
+}
+
 TEST_F(CliTest, LossIsNan) {
   expect_error(
       base("fit", {"--plugin", TRAINER_BAD_MODULES, "--model=LosesFiniteness"}), 86,
@@ -302,9 +311,10 @@ TEST_F(CliTest, CheckpointIsIncomplete) {
 }
 
 TEST_F(CliTest, CheckpointIsMissing) {
-  expect_error(base("fit", {"--ckpt_path=nowhere.ckpt"}), 66,
-               "nowhere.ckpt: there is no such checkpoint folder.\n"
-               "  Check --ckpt_path; `last` and `best` find one by themselves.");
+  expect_error(
+      base("fit", {"--ckpt_path=nowhere.ckpt"}), 66,
+      "nowhere.ckpt: there is no such checkpoint folder.\n"
+      "  Check the path; --ckpt_path=last or best, in code RunDirectory, finds one by itself.");
 }
 
 TEST_F(CliTest, LastIsAskedForWithoutAnyRun) {

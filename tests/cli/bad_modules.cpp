@@ -53,7 +53,16 @@ class ThrowsNumber : public BadModule {
   torch::Tensor training_step(const L::Batch&, int64_t) override { throw 42; }
 };
 
+class WarnsInEachStep : public BadModule {
+ public:
+  torch::Tensor training_step(const L::Batch& batch, int64_t) override {
+    TORCH_WARN("the target has another shape");
+    return loss(batch);
+  }
+};
+
 TRAINER_REGISTER_MODULE(LogsVector);
 TRAINER_REGISTER_MODULE(LosesFiniteness);
 TRAINER_REGISTER_MODULE(Throws);
 TRAINER_REGISTER_MODULE(ThrowsNumber);
+TRAINER_REGISTER_MODULE(WarnsInEachStep);

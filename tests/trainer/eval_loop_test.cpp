@@ -144,6 +144,33 @@ TEST(EvalLoop, LogsStepValuesOfEachBatch) {
   EXPECT_FALSE(metrics.contains("each_epoch"));
 }
 
+TEST(EvalLoop, TakesWhatACallbackLogs) {
+  class Logging : public Callback {
+    void on_validation_batch_end(Trainer& t, Module&, const Batch& batch, int64_t) override {
+      t.log("samples", static_cast<double>(batch.size()), {.reduce_fx = ReduceFx::kSum});
+    }
+    void on_test_epoch_end(Trainer& t, Module&) override { t.log("done", 1.0); }
+    void on_train_end(Trainer& t, Module&) override {
+      EXPECT_EQ(thrown<UsageError>([&] { t.log("late", 1.0); }),
+                "log('late'): cannot log in on_train_end. Log in training_step, validation_step, "
+                "test_step or an epoch hook.");
+    }
+  };
+  ToyModule module;
+  ToyData data;
+  TrainerConfig config = quiet();
+  config.callbacks = {use<Logging>()};
+  config.num_sanity_val_steps = 2;
+  config.max_epochs = 1;
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  EXPECT_EQ(trainer.validation_metrics().at("samples"), 50);
+  EXPECT_EQ(trainer.test(module, data).at("done"), 1);
+  EXPECT_EQ(thrown<UsageError>([&] { trainer.log("x", 1.0); }),
+            "Trainer::log('x'): nothing runs. Log in a hook of a training, validation or test "
+            "batch or epoch.");
+}
+
 TEST(EvalLoop, TellsWhichLoaderOfACombinedOneABatchIsFrom) {
   class Data : public ToyData {
    public:

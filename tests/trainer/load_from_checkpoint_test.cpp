@@ -82,11 +82,10 @@ TEST(LoadFromCheckpoint, AsksForArgumentsThatTheCheckpointDoesNotHold) {
 
 TEST(LoadFromCheckpoint, SaysWhatIsMissing) {
   const TempDir dir;
-  EXPECT_EQ(
-      thrown<DataError>([&] { load_from_checkpoint<ToyModule>(dir / "none.ckpt"); }),
-      (dir / "none.ckpt").string() +
-          ": there is no such checkpoint folder.\n  Check --ckpt_path; `last` and `best` find "
-          "one by themselves.");
+  EXPECT_EQ(thrown<DataError>([&] { load_from_checkpoint<ToyModule>(dir / "none.ckpt"); }),
+            (dir / "none.ckpt").string() +
+                ": there is no such checkpoint folder.\n  Check the path; --ckpt_path=last or "
+                "best, in code RunDirectory, finds one by itself.");
 }
 
 }  // namespace

@@ -52,8 +52,8 @@ nlohmann::json read_manifest(const fs::Path& path) {
                                   path.string(), error.message()));
     }
     throw DataError(fmt::format(
-        "{}: there is no such checkpoint folder.\n  Check --ckpt_path; `last` and `best` find "
-        "one by themselves.",
+        "{}: there is no such checkpoint folder.\n  Check the path; --ckpt_path=last or best, in "
+        "code RunDirectory, finds one by itself.",
         path.string()));
   }
   if (std::filesystem::is_directory(path / "checkpoints", error)) {

@@ -16,6 +16,7 @@
 
 #include <trainer/builtins.h>
 #include <trainer/cli/command.h>
+#include <trainer/cli/libtorch_warnings.h>
 #include <trainer/core/config.h>
 #include <trainer/core/console.h>
 #include <trainer/core/error.h>
@@ -181,6 +182,8 @@ void print_error(const std::string& text) {
 int cli(int argc, char** argv) {
   try {
     register_builtins();
+    LibtorchWarnings warnings;
+    const c10::WarningUtils::WarningHandlerGuard warnings_shown(&warnings);
     const int exit_code = run(argc, argv);
     if (exit_code == static_cast<int>(ExitCode::kOk)) {
       check_printed();

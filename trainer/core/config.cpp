@@ -102,11 +102,17 @@ bool read_bool(const Node& node, const std::string& path, Diagnostics& diagnosti
   return false;
 }
 
+bool is_quoted_number(const Node& node) {
+  double number = 0;
+  return node.is_scalar() && node.quoted() && parse_double(node.text(), number);
+}
+
 bool read_int(const Node& node, const std::string& path, Diagnostics& diagnostics, int64_t min,
               int64_t max, int64_t& out) {
   if (!node.is_scalar() || node.quoted()) {
-    diagnostics.add(node.mark, path,
-                    type_error(node, "an integer", node.is_scalar() ? "Remove the quotes." : ""));
+    diagnostics.add(
+        node.mark, path,
+        type_error(node, "an integer", is_quoted_number(node) ? "Remove the quotes." : ""));
     return false;
   }
   const std::string& text = node.text();
@@ -137,9 +143,10 @@ bool read_double(const Node& node, const std::string& path, Diagnostics& diagnos
   if (node.is_scalar() && !node.quoted() && parse_double(node.text(), out)) {
     return true;
   }
-  diagnostics.add(node.mark, path,
-                  type_error(node, "a number",
-                             node.quoted() ? "Remove the quotes." : "Write it as 0.001 or 1e-3."));
+  diagnostics.add(
+      node.mark, path,
+      type_error(node, "a number",
+                 is_quoted_number(node) ? "Remove the quotes." : "Write it as 0.001 or 1e-3."));
   return false;
 }
 
