@@ -1,5 +1,6 @@
 #include <trainer/progress.h>
 
+#include <fmt/format.h>
 #include <nlohmann/json.hpp>
 
 #include <trainer/core/json.h>
@@ -26,12 +27,21 @@ void to_json(nlohmann::json& json, const Progress& progress) {
 }
 
 void from_json(const nlohmann::json& saved, Progress& progress) {
-  progress.current_epoch = json::to_int64(saved.at("current_epoch"));
-  progress.global_step = json::to_int64(saved.at("global_step"));
-  progress.batch_idx = json::to_int64(saved.at("batch_idx"));
-  progress.batches = json::to_int64(saved.at("batches"));
-  progress.samples = json::to_int64(saved.at("samples"));
-  progress.stepped_batches = json::to_int64(saved.at("stepped_batches"));
+  const auto counter = [&](const char* key) {
+    constexpr int64_t kMost = int64_t{1} << 60;  // leaves room to count on
+    const int64_t count = json::to_int64(saved.at(key));
+    if (count < 0 || count > kMost) {
+      throw nlohmann::json::out_of_range::create(
+          406, fmt::format("{} is {}, which counts nothing", key, count), &saved);
+    }
+    return count;
+  };
+  progress.current_epoch = counter("current_epoch");
+  progress.global_step = counter("global_step");
+  progress.batch_idx = counter("batch_idx");
+  progress.batches = counter("batches");
+  progress.samples = counter("samples");
+  progress.stepped_batches = counter("stepped_batches");
 }
 
 }  // namespace trainer
