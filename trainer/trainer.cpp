@@ -224,16 +224,16 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
 
 /// A callback of the module replaces the Trainer's of the same class, and that of an earlier stage.
 void Trainer::attach_callbacks_of(Module& module) {
-  auto given = module.configure_callbacks();
-  if (config_.fast_dev_run.batches > 0) {
-    std::erase_if(given, [](const auto& one) { return one->role() != Callback::Role::kActs; });
-  }
+  const auto given = module.configure_callbacks();
   std::erase_if(callbacks_, [&](const auto& existing) {
     return std::any_of(given.begin(), given.end(), [&](const auto& callback) {
       return typeid(*callback) == typeid(*existing);
     });
   });
   callbacks_.insert(callbacks_.end(), given.begin(), given.end());
+  if (config_.fast_dev_run.batches > 0) {  // nothing saves, nothing stops early
+    std::erase_if(callbacks_, [](const auto& one) { return one->role() != Callback::Role::kActs; });
+  }
 }
 
 /// What fails in here is logged and does not hide the first error.

@@ -154,9 +154,6 @@ TrainerConfig TrainerConfig::with_modes_applied() const {
     config.num_sanity_val_steps = 0;
     config.logger = {};
     config.enable_checkpointing = false;
-    std::erase_if(config.callbacks, [](const auto& spec) {
-      return spec.create()->role() != Callback::Role::kActs;  // nothing saves, nothing stops early
-    });
   }
   if (barebones) {
     config.logger = {};

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <tests/support/in_turn.h>
 #include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
 #include <tests/support/toy.h>
@@ -18,15 +19,7 @@ class InTurn : public Module {
     EXPECT_EQ(second->weight.requires_grad(), turns.back() == 1);
     return loss_of(batch);
   }
-  OptimizerConfig configure_optimizers() override {
-    auto momentum =
-        std::make_unique<optim::SGD>(second->parameters(), optim::SGDOptions(0.1).momentum(0.9));
-    auto halving = std::make_unique<StepLR>(*momentum, /*step_size=*/2, /*gamma=*/0.5);
-    return {OptimizerConfig(std::make_unique<optim::AdamW>(first->parameters())).frequency(2),
-            OptimizerConfig(std::move(momentum),
-                            {.scheduler = std::move(halving), .interval = Interval::kStep})
-                .frequency(1)};
-  }
+  OptimizerConfig configure_optimizers() override { return in_turn(first, second); }
   std::vector<int64_t> turns;
 
  protected:

@@ -8,6 +8,7 @@
 #include <trainer/builtins.h>
 #include <trainer/precision.h>
 
+#include <tests/support/in_turn.h>
 #include <tests/support/raise_at.h>
 #include <tests/support/temp_dir.h>
 #include <tests/support/toy.h>
@@ -72,7 +73,7 @@ class Net : public Module {
   }
   bool automatic_optimization() const override { return choices_.steps != Steps::kByHand; }
   OptimizerConfig configure_optimizers() override {
-    return choices_.steps == Steps::kInTurn ? in_turn() : stock();
+    return choices_.steps == Steps::kInTurn ? in_turn(hidden_, out_) : stock();
   }
   void validation_step(const Batch& batch, int64_t) override {
     auto [x, y] = batch.unpack<2>();
@@ -92,16 +93,6 @@ class Net : public Module {
     }
     one.step();
     lr_schedulers().at(0)->step();
-  }
-  /// Two steps of the first layer, one of the second, whose schedule counts its own steps.
-  OptimizerConfig in_turn() {
-    auto second =
-        std::make_unique<optim::SGD>(out_->parameters(), optim::SGDOptions(0.1).momentum(0.9));
-    auto halving = std::make_unique<StepLR>(*second, /*step_size=*/2, /*gamma=*/0.5);
-    return {OptimizerConfig(std::make_unique<optim::AdamW>(hidden_->parameters())).frequency(2),
-            OptimizerConfig(std::move(second),
-                            {.scheduler = std::move(halving), .interval = Interval::kStep})
-                .frequency(1)};
   }
   /// Of torch::optim.
   OptimizerConfig stock() {
