@@ -21,3 +21,26 @@ function(trainer_test source)
   set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
                        ENVIRONMENT OMP_NUM_THREADS=1)
 endfunction()
+
+# trainer_mpi_test(folder/name_test.cpp RANKS 1 2 4 [LABELS ...] [TIMEOUT s] [LIBRARIES ...]): one GoogleTest program whose main()
+# joins the ranks (tests/support/mpi_main.cpp), and for each number of ranks a ctest entry name.npN under mpirun.
+function(trainer_mpi_test source)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "RANKS;LABELS;LIBRARIES" ${ARGN})
+  get_filename_component(name ${source} NAME_WE)
+  add_executable(${name} ${source} support/mpi_main.cpp)
+  trainer_target_defaults(${name})
+  target_link_libraries(${name} PRIVATE trainer_fmt trainer::trainer trainer_test_support GTest::gtest ${ARG_LIBRARIES})
+  target_precompile_headers(${name} REUSE_FROM trainer_user_pch)
+  set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 120)
+  endif()
+  foreach(ranks ${ARG_RANKS})
+    # More ranks than cores must give them up while they wait.
+    add_test(NAME ${name}.np${ranks} WORKING_DIRECTORY ${PROJECT_BINARY_DIR}/tests
+             COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --bind-to none
+                     --mca mpi_yield_when_idle 1 -n ${ranks} $<TARGET_FILE:${name}>)
+    set_tests_properties(${name}.np${ranks} PROPERTIES LABELS "mpi;${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2
+                         ENVIRONMENT "OMP_NUM_THREADS=1;TRAINER_TEST_WORLD_SIZE=${ranks}")
+  endforeach()
+endfunction()

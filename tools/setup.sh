@@ -15,7 +15,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 # Clang builds this project four times as fast as GCC (docs/decisions/0010); with its runtime for the sanitizers.
 packages=(clang libclang-rt-14-dev g++ cmake ninja-build ccache pkg-config git ca-certificates python3-venv
-  libyaml-cpp-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libgtest-dev libxxhash-dev zlib1g-dev)
+  libopenmpi-dev openmpi-bin libyaml-cpp-dev libspdlog-dev libfmt-dev libcli11-dev nlohmann-json3-dev libgtest-dev libxxhash-dev zlib1g-dev)
 
 # LibTorch is the torch wheel. Its CPU library was linked against these two CUDA libraries and needs them to load.
 torch=(torch==2.15.0 nvidia-cuda-runtime==13.2.86 nvidia-cuda-cupti==13.2.86)

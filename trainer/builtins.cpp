@@ -10,6 +10,7 @@
 #include <loggers/csv_logger.h>
 #include <loggers/jsonl_logger.h>
 #include <loggers/tensorboard_logger.h>
+#include <strategies/comm/cluster.h>
 #include <strategies/single_device.h>
 
 #include <trainer/accelerator.h>
@@ -18,12 +19,14 @@
 #include <trainer/optim/lr_scheduler_factory.h>
 #include <trainer/optim/lr_schedules.h>
 #include <trainer/optim/reduce_lr_on_plateau.h>
+#include <trainer/world.h>
 
 namespace trainer {
 
 void register_builtins() {
   static std::once_flag once;
   std::call_once(once, [] {
+    set_world_factory(join_world);
     registry::Load load("built in");
     register_class<CPUAccelerator>({"auto", "cpu"});
     register_class<SingleDevice>({"auto", "single_device"});

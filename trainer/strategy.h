@@ -11,7 +11,8 @@
 
 namespace trainer {
 
-enum class ReduceOp { kSum, kMin, kMax };
+/// kMean: of floating-point numbers only.
+enum class ReduceOp { kSum, kMean, kMin, kMax, kProduct };
 
 class Strategy {
  public:

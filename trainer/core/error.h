@@ -73,6 +73,13 @@ class NonFiniteError : public Error {
   ExitCode exit_code() const noexcept override { return ExitCode::kNonFinite; }
 };
 
+/// Processes that train together cannot reach or understand each other: MPI, NCCL, a mismatch.
+class CommError : public Error {
+ public:
+  using Error::Error;
+  ExitCode exit_code() const noexcept override { return ExitCode::kTryAgain; }
+};
+
 /// A defect of this library; please report it.
 class InternalError : public Error {
  public:

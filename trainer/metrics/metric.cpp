@@ -18,6 +18,8 @@ double identity(ReduceOp op) {
   switch (op) {
     case ReduceOp::kMin: return std::numeric_limits<double>::infinity();
     case ReduceOp::kMax: return -std::numeric_limits<double>::infinity();
+    case ReduceOp::kProduct: return 1;
+    case ReduceOp::kMean:
     case ReduceOp::kSum: break;
   }
   return 0;
@@ -27,6 +29,8 @@ double merge(double a, double b, ReduceOp op) {
   switch (op) {
     case ReduceOp::kMin: return std::isnan(b) || b < a ? b : a;
     case ReduceOp::kMax: return std::isnan(b) || b > a ? b : a;
+    case ReduceOp::kProduct: return a * b;
+    case ReduceOp::kMean:
     case ReduceOp::kSum: break;
   }
   return a + b;
@@ -34,9 +38,11 @@ double merge(double a, double b, ReduceOp op) {
 
 void merge(torch::Tensor& into, const torch::Tensor& from, ReduceOp op) {
   switch (op) {
+    case ReduceOp::kMean:
     case ReduceOp::kSum: into.add_(from); break;
     case ReduceOp::kMin: into.copy_(torch::minimum(into, from)); break;
     case ReduceOp::kMax: into.copy_(torch::maximum(into, from)); break;
+    case ReduceOp::kProduct: into.mul_(from); break;
   }
 }
 
