@@ -11,6 +11,7 @@
 #include <loggers/jsonl_logger.h>
 #include <loggers/tensorboard_logger.h>
 #include <strategies/comm/cluster.h>
+#include <strategies/ddp.h>
 #include <strategies/single_device.h>
 
 #include <trainer/accelerator.h>
@@ -23,13 +24,33 @@
 
 namespace trainer {
 
+namespace {
+
+/// Stays "auto" in configurations, so that one goes for any number of processes.
+ClassInfo auto_strategy() {
+  ClassInfo info = class_info<SingleDevice>("auto");
+  info.doc = "DDP for several processes, SingleDevice for one.";
+  info.create = [](const config::Node&) -> std::shared_ptr<void> {
+    std::shared_ptr<Strategy> strategy = std::make_shared<SingleDevice>();
+    if (world().size() > 1) {
+      strategy = std::make_shared<DDP>();
+    }
+    return strategy;
+  };
+  return info;
+}
+
+}  // namespace
+
 void register_builtins() {
   static std::once_flag once;
   std::call_once(once, [] {
     set_world_factory(join_world);
     registry::Load load("built in");
     register_class<CPUAccelerator>({"auto", "cpu"});
-    register_class<SingleDevice>({"auto", "single_device"});
+    register_class<DDP>({"ddp"});
+    register_class<SingleDevice>({"single_device"});
+    registry::add(Strategy::kKind, auto_strategy());
     register_class<EarlyStopping>();
     register_class<LearningRateMonitor>();
     register_class<ModelCheckpoint>();
