@@ -259,7 +259,8 @@ std::map<std::string, Case> cases() {
   add("sync_batchnorm", [&](Case& c) {
     c.module = make<SyncBatchNormModule>;
     c.config.sync_batchnorm = true;
-    uneven(c);
+    // LibTorch's layers refuse a batch of one value for each channel, before any operator runs.
+    c.data = [] { return std::make_shared<CaseData>(105); };
   });
   if (world().size() > 1) {  // alone they are as "plain" and "unused"
     add("static_graph", [](Case& c) { c.config.strategy = use<DDP>({.static_graph = true}); });

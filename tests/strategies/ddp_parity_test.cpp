@@ -20,6 +20,7 @@ namespace stdfs = std::filesystem;
 class DDPParity : public testing::Test {
  protected:
   static void SetUpTestSuite() {
+    dir() = std::make_unique<TempDir>();
     for (const int ranks : {0, 1, 2, 4}) {
       const auto out = folder(ranks);
       stdfs::create_directories(out);
@@ -69,7 +70,7 @@ class DDPParity : public testing::Test {
 
  private:
   static std::unique_ptr<TempDir>& dir() {
-    static auto instance = std::make_unique<TempDir>();
+    static std::unique_ptr<TempDir> instance;
     return instance;
   }
 };
