@@ -62,7 +62,9 @@ class DDPParity : public testing::Test {
         const auto a = actual.tensor(tensor).to(torch::kFloat64);
         const auto b = expected.tensor(tensor).to(torch::kFloat64);
         const double difference = ((a - b).abs() / b.abs().clamp_min(1)).max().item<double>();
-        EXPECT_LE(difference, ranks == 1 ? 0 : tolerance)
+        // That one is the float32 mean over each batch, and the batches differ.
+        const double allowed = tensor == "metric/val_acc" ? std::max(tolerance, 1e-7) : tolerance;
+        EXPECT_LE(difference, ranks == 1 ? 0 : allowed)
             << name << " on " << ranks << " ranks: " << tensor;
       }
     }
