@@ -3,7 +3,11 @@
 // under mpirun; ddp_parity_test.cpp compares.
 //
 //   ddp_cases OUT [CASE...]
+//
+// DDP_CASES_STOP=N ends after N steps with a checkpoint in OUT/<case>, DDP_CASES_RESUME=FOLDER goes
+// on from the one in FOLDER/<case>.
 
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -335,8 +339,19 @@ void run(const std::string& name, const Case& one, const fs::Path& out) {
   seed_everything(7);
   const auto module = one.module();
   const auto data = one.data();
-  Trainer trainer(one.config);
-  trainer.fit(*module, *data);
+  TrainerConfig config = one.config;
+  config.default_root_dir = (out / name).string();
+  if (const char* stop = std::getenv("DDP_CASES_STOP")) {
+    config.max_steps = std::stoll(stop);
+    config.enable_checkpointing = true;
+  }
+  Trainer trainer(config);
+  Trainer::CkptPath ckpt_path;
+  if (const char* folder = std::getenv("DDP_CASES_RESUME")) {
+    trainer.set_run(fs::Path(folder) / name / "version_0");
+    ckpt_path = "last";
+  }
+  trainer.fit(*module, *data, ckpt_path);
   if (!world().is_global_zero()) {
     return;
   }
