@@ -15,7 +15,7 @@ case ${1:-} in
   *) all=false ;;
 esac
 
-tools/setup.sh --quiet --no-build
+tools/setup.sh --quiet --no-build --cuda-build
 
 # What the tests read our files with, as users of Python would.
 venv=$PWD/.deps/venv
