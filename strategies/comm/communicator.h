@@ -39,7 +39,7 @@ struct Collective {
   ReduceOp op = ReduceOp::kSum;
   int root = 0;
 
-  /// "all_reduce (sum) of 25.0 MB float32 [6553600]".
+  /// "all_reduce (sum) of 6553600 Float elements".
   std::string describe() const;
 };
 
@@ -138,9 +138,14 @@ class Communicator {
   virtual Work start(const Collective& collective) = 0;
   /// Throws UsageError for a tensor that no operation can take.
   void check_tensor(const torch::Tensor& tensor, const char* operation) const;
+  /// With TRAINER_CHECK_COLLECTIVES=1, before each operation: throws CommError where another rank
+  /// is at another one.
+  void check_agreement(const std::string& operation);
+  /// The texts of all ranks, in their order, at most 255 bytes of each.
+  virtual std::vector<std::string> exchange(const std::string& text) = 0;
 
  private:
-  void check(const Collective& collective) const;
+  void check(const Collective& collective);
 };
 
 /// A communicator of the whole world for tensors on this kind of device. Throws UsageError for a

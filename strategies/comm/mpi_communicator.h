@@ -1,0 +1,50 @@
+#pragma once
+// The Communicator for tensors on the processor, over MPI.
+//
+// What the caller waits for anyway runs as MPI's own collective, large sums in pieces, which pass
+// through the caches faster than the whole. What is started to go on beside other work is made of
+// messages between pairs of ranks (a direct reduce-scatter, then an all-gather), which advance
+// whenever this thread calls the communicator: no thread of its own competes for the cores. Every
+// element is summed in the order of the ranks, so the result does not depend on how tensors are cut
+// into pieces or buckets. See docs/decisions/0015.
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <strategies/comm/communicator.h>
+
+namespace trainer {
+
+class MPICommunicator : public Communicator {
+ public:
+  /// Of all processes. Starts MPI where that was not done. Collective: yes.
+  static std::unique_ptr<MPICommunicator> world();
+  ~MPICommunicator() override;
+
+  int rank() const override;
+  int size() const override;
+  torch::DeviceType device_type() const override { return torch::kCPU; }
+
+  void all_to_all_uneven(const std::vector<torch::Tensor>& outputs,
+                         const std::vector<torch::Tensor>& inputs) override;
+  void send(const torch::Tensor& tensor, int to) override;
+  void recv(const torch::Tensor& tensor, int from) override;
+  void barrier() override;
+  std::unique_ptr<Communicator> split(int color, int key) override;
+  void poll() override;
+
+ protected:
+  void run(const Collective& collective) override;
+  Work start(const Collective& collective) override;
+  std::vector<std::string> exchange(const std::string& text) override;
+
+ private:
+  class Engine;
+  class Operation;
+  explicit MPICommunicator(std::shared_ptr<Engine> engine);
+
+  std::shared_ptr<Engine> engine_;
+};
+
+}  // namespace trainer
