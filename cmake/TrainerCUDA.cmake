@@ -24,3 +24,6 @@ elseif(TRAINER_WITH_CUDA STREQUAL "AUTO" OR NOT TRAINER_WITH_CUDA)
 else()
   message(FATAL_ERROR "TRAINER_WITH_CUDA=${TRAINER_WITH_CUDA}, but libtrainer_cuda cannot be built: ${_no_cuda}.")
 endif()
+
+# What libtrainer loads: a library of its own version.
+set(trainer_cuda_file libtrainer_cuda.so.${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})

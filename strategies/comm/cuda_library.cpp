@@ -12,6 +12,7 @@
 #include <trainer/core/error.h>
 #include <trainer/core/host.h>
 #include <trainer/version.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -44,10 +45,11 @@ Loaded load() {
   }
   const auto path = own_folder() / kFile;
   if (!std::filesystem::exists(path)) {
-    return {nullptr,
-            fmt::format("this trainer was built without CUDA ({} is missing).\n  Run tools/setup.sh "
-                        "--cuda and build again; the line 'CUDA:' of cmake says what is missing.",
-                        path.string())};
+    return {
+        nullptr,
+        fmt::format("this trainer was built without CUDA ({} is missing).\n  Run tools/setup.sh "
+                    "--cuda and build again; the line 'CUDA:' of cmake says what is missing.",
+                    path.string())};
   }
   // Local: its symbols are for the libraries that it was linked with, not for the program.
   void* const handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -61,10 +63,10 @@ Loaded load() {
       reinterpret_cast<decltype(&trainer_cuda_library)>(dlsym(handle, "trainer_cuda_library"));
   const CUDALibrary* const library = entry == nullptr ? nullptr : entry();
   if (library == nullptr || std::string_view(library->version) != kVersion) {
-    return {nullptr, fmt::format("{} belongs to trainer {}, this is {}.\n  Build or install both "
-                                 "together.",
-                                 path.string(), library == nullptr ? "?" : library->version,
-                                 kVersion)};
+    return {nullptr,
+            fmt::format("{} belongs to trainer {}, this is {}.\n  Build or install both "
+                        "together.",
+                        path.string(), library == nullptr ? "?" : library->version, kVersion)};
   }
   return {library};
 }
@@ -140,7 +142,22 @@ bool is_cuda_available(std::string* why_not) {
 torch::Device set_cuda_device(int local_rank) { return cuda_library().set_device(local_rank); }
 
 std::unique_ptr<Communicator> cuda_world_communicator() {
-  return cuda_library().world_communicator();
+  auto& processes = world();
+  torch::Device own = torch::kCPU;
+  std::string failure;
+  try {
+    own = set_cuda_device(processes.local_rank());
+  } catch (const UsageError& error) {
+    failure = error.what();
+  }
+  // Else the others would wait for the one that has failed.
+  const auto failures = processes.all_gather(failure);
+  for (size_t r = 0; r < failures.size(); ++r) {
+    if (!failures[r].empty()) {
+      throw UsageError(failure.empty() ? fmt::format("rank {}: {}", r, failures[r]) : failure);
+    }
+  }
+  return cuda_library().world_communicator(own);
 }
 
 }  // namespace trainer

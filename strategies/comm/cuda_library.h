@@ -6,7 +6,9 @@
 // since it asks once in the life of a process and keeps the answer. Where no NVIDIA driver runs, or
 // CUDA_VISIBLE_DEVICES is empty, nothing is loaded. See docs/decisions/0014.
 
+#include <cstdint>
 #include <memory>
+#include <string>
 
 #include <torch/types.h>
 
@@ -16,10 +18,10 @@ namespace trainer {
 
 /// What libtrainer_cuda offers.
 struct CUDALibrary {
-  const char* version;     // of the trainer that it belongs to
+  const char* version;       // of the trainer that it belongs to
   int64_t (*num_devices)();  // throws UsageError with the reason where it is 0
   torch::Device (*set_device)(int local_rank);
-  std::unique_ptr<Communicator> (*world_communicator)();
+  std::unique_ptr<Communicator> (*world_communicator)(torch::Device own);
 };
 
 /// Whether tensors can be on a GPU here. Does not throw; `why_not` gets the reason.
@@ -33,8 +35,8 @@ bool has_nvidia_driver();
 /// means it. Throws UsageError where there is none.
 torch::Device set_cuda_device(int local_rank);
 
-/// Of all processes, each with the GPU of set_cuda_device(). Throws UsageError, CommError.
-/// Collective: yes.
+/// Of all processes, each with the GPU of set_cuda_device(). Throws UsageError on every rank where
+/// one has no GPU, CommError. Collective: yes.
 std::unique_ptr<Communicator> cuda_world_communicator();
 
 }  // namespace trainer

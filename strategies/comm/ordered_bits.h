@@ -29,8 +29,7 @@ inline torch::Tensor from_ordered_bits(const torch::Tensor& ordered) {
   const bool is_double = ordered.scalar_type() == torch::kInt64;
   const int64_t largest =
       is_double ? std::numeric_limits<int64_t>::max() : std::numeric_limits<int32_t>::max();
-  return ordered
-      .bitwise_xor(ordered.bitwise_right_shift(is_double ? 63 : 31).bitwise_and(largest))
+  return ordered.bitwise_xor(ordered.bitwise_right_shift(is_double ? 63 : 31).bitwise_and(largest))
       .view(is_double ? torch::kFloat64 : torch::kFloat32);
 }
 

@@ -21,12 +21,12 @@ int64_t num_devices() {
   try {
     return c10::cuda::device_count_ensure_non_zero();
   } catch (const c10::Error& error) {
-    throw UsageError(fmt::format("no CUDA on {}: 0 GPUs: {}\n  Look at the output of nvidia-smi{}.",
-                                 host_name(), error.what_without_backtrace(),
-                                 visible_devices() == nullptr
-                                     ? std::string()
-                                     : fmt::format(" and at CUDA_VISIBLE_DEVICES={}",
-                                                   visible_devices())));
+    throw UsageError(
+        fmt::format("no CUDA on {}: 0 GPUs: {}\n  Look at the output of nvidia-smi{}.", host_name(),
+                    error.what_without_backtrace(),
+                    visible_devices() == nullptr
+                        ? std::string()
+                        : fmt::format(" and at CUDA_VISIBLE_DEVICES={}", visible_devices())));
   }
 }
 

@@ -169,10 +169,10 @@ class NCCLCommunicator::Link {
   std::vector<cuda::Event> spare_events_;
 };
 
-/// Holds its tensors until its end is known: the caching allocator would give memory that the caller
-/// lets go of to the caller's stream again, which knows nothing of this one. Telling the allocator
-/// instead (recordStream) makes it keep the memory for as long as it takes to look, which is later
-/// than wait() and differs from run to run.
+/// Holds its tensors until its end is known: the caching allocator would give memory that the
+/// caller lets go of to the caller's stream again, which knows nothing of this one. Telling the
+/// allocator instead (recordStream) makes it keep the memory for as long as it takes to look, which
+/// is later than wait() and differs from run to run.
 class NCCLCommunicator::Operation : public Work::State {
  public:
   Operation(std::shared_ptr<Link> link, Collective collective)
@@ -243,13 +243,13 @@ class NCCLCommunicator::Operation : public Work::State {
 
 NCCLCommunicator::NCCLCommunicator(std::shared_ptr<Link> link) : link_(std::move(link)) {}
 
-std::unique_ptr<Communicator> NCCLCommunicator::world() {
+std::unique_ptr<Communicator> NCCLCommunicator::world(torch::Device device) {
   auto& processes = trainer::world();
-  const auto device = cuda::set_device(processes.local_rank());
-  const auto own = fmt::format("{} {}", host_name(), cuda::uuid(device));
-  const auto of_ranks = processes.all_gather(own);
+  const c10::cuda::CUDAGuard guard(device);
+  const auto gpu = fmt::format("{} {}", host_name(), cuda::uuid(device));
+  const auto of_ranks = processes.all_gather(gpu);
   for (int r = 0; r < processes.size(); ++r) {
-    if (r != processes.rank() && of_ranks[static_cast<size_t>(r)] == own) {
+    if (r != processes.rank() && of_ranks[static_cast<size_t>(r)] == gpu) {
       throw UsageError(fmt::format(
           "{} has the same GPU as rank {}.\n  Start at most one process per GPU on each node, or "
           "let CUDA_VISIBLE_DEVICES show each its own.",
@@ -275,8 +275,7 @@ std::unique_ptr<Communicator> NCCLCommunicator::world() {
   if (result != ncclSuccess) {
     throw_failed(result, "ncclCommInitRank", device, nullptr);
   }
-  return std::unique_ptr<Communicator>(
-      new NCCLCommunicator(std::make_shared<Link>(comm, device)));
+  return std::unique_ptr<Communicator>(new NCCLCommunicator(std::make_shared<Link>(comm, device)));
 }
 
 NCCLCommunicator::~NCCLCommunicator() {
@@ -321,8 +320,7 @@ void NCCLCommunicator::forget_finished() {
 }
 
 Work NCCLCommunicator::start(const Collective& collective) {
-  return Work(launch(std::make_shared<Operation>(link_, collective),
-                     [&] { enqueue(collective); }));
+  return Work(launch(std::make_shared<Operation>(link_, collective), [&] { enqueue(collective); }));
 }
 
 void NCCLCommunicator::run(const Collective& collective) { start(collective).wait(); }
@@ -373,12 +371,11 @@ void NCCLCommunicator::reduce(const Collective& collective) {
     const auto type = nccl_type(output.scalar_type());
     const auto count = static_cast<size_t>(output.numel());
     cudaStream_t const stream = link_->stream().stream();
-    const ncclResult_t result =
-        is_all_reduce
-            ? ncclAllReduce(input.data_ptr(), output.data_ptr(), count, type, op, link_->comm(),
-                            stream)
-            : ncclReduceScatter(input.data_ptr(), output.data_ptr(), count, type, op, link_->comm(),
-                                stream);
+    const ncclResult_t result = is_all_reduce
+                                    ? ncclAllReduce(input.data_ptr(), output.data_ptr(), count,
+                                                    type, op, link_->comm(), stream)
+                                    : ncclReduceScatter(input.data_ptr(), output.data_ptr(), count,
+                                                        type, op, link_->comm(), stream);
     if (result != ncclSuccess) {
       link_->check(result, collective.describe());
     }
@@ -398,8 +395,8 @@ void NCCLCommunicator::reduce(const Collective& collective) {
   if (dtype == torch::kInt16 || (orders && c10::isFloatingType(dtype))) {
     const bool is_integer = dtype == torch::kInt16;
     const auto wide_input = is_integer ? input.to(torch::kInt32) : to_ordered_bits(input, op);
-    const auto wide_output = is_all_reduce ? wide_input
-                                           : torch::empty(output.sizes(), wide_input.options());
+    const auto wide_output =
+        is_all_reduce ? wide_input : torch::empty(output.sizes(), wide_input.options());
     call(wide_input, wide_output, nccl_op(op));
     output.copy_(is_integer ? wide_output : from_ordered_bits(wide_output));
     return;
@@ -485,8 +482,7 @@ void NCCLCommunicator::recv(const torch::Tensor& tensor, int from) {
                    what);
     });
   };
-  const auto size_sent =
-      torch::empty({1}, torch::dtype(torch::kInt64).device(link_->device()));
+  const auto size_sent = torch::empty({1}, torch::dtype(torch::kInt64).device(link_->device()));
   const auto first = receive(size_sent);
   wait_on_host(*first);
   first->wait();
@@ -495,9 +491,9 @@ void NCCLCommunicator::recv(const torch::Tensor& tensor, int from) {
     if (sent > 0) {  // the sender is not left waiting, so that the communicator stays usable
       receive(torch::empty({sent}, torch::dtype(torch::kUInt8).device(link_->device())))->wait();
     }
-    throw CommError(fmt::format(
-        "{}: {}: it sent {}. Send and receive tensors of the same size and dtype.",
-        name_of_this_rank(link_->device()), what, sent));
+    throw CommError(
+        fmt::format("{}: {}: it sent {}. Send and receive tensors of the same size and dtype.",
+                    name_of_this_rank(link_->device()), what, sent));
   }
   if (sent > 0) {
     receive(tensor)->wait();
@@ -559,8 +555,7 @@ std::vector<std::string> NCCLCommunicator::exchange(const std::string& text) {
   constexpr int64_t kSize = 256;
   std::string own = text.substr(0, kSize - 1);
   own.resize(kSize, '\0');
-  const auto input =
-      torch::from_blob(own.data(), {kSize}, torch::kUInt8).to(link_->device());
+  const auto input = torch::from_blob(own.data(), {kSize}, torch::kUInt8).to(link_->device());
   const auto output = torch::empty({size(), kSize}, input.options());
   const Collective collective{Kind::kAllGather, output, input};
   const auto operation =

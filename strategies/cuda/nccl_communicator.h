@@ -21,9 +21,9 @@ namespace trainer {
 
 class NCCLCommunicator : public Communicator {
  public:
-  /// Of all processes, each with the GPU of its local rank. Throws UsageError, CommError.
-  /// Collective: yes.
-  static std::unique_ptr<Communicator> world();
+  /// Of all processes, `own` being the GPU of this one. Throws UsageError where two have the same,
+  /// CommError. Collective: yes.
+  static std::unique_ptr<Communicator> world(torch::Device own);
   ~NCCLCommunicator() override;
 
   int rank() const override;
