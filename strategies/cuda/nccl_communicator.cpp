@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -67,6 +68,12 @@ ncclRedOp_t nccl_op(ReduceOp op) {
   return ncclSum;
 }
 
+/// At the end of the program, where CUDA may come to its end before static objects do.
+bool cuda_has_ended() {
+  int count = 0;
+  return cudaGetDeviceCount(&count) == cudaErrorCudartUnloading;
+}
+
 std::byte* bytes_of(const torch::Tensor& tensor) {
   return static_cast<std::byte*>(tensor.data_ptr());
 }
@@ -107,12 +114,10 @@ class NCCLCommunicator::Link {
   Link(const Link&) = delete;
   Link& operator=(const Link&) = delete;
   ~Link() {
-    int count = 0;
-    if (comm_ == nullptr || cudaGetDeviceCount(&count) == cudaErrorCudartUnloading) {
-      return;  // the end of the program has ended CUDA already
+    if (comm_ != nullptr && !cuda_has_ended()) {
+      (void)cudaSetDevice(device_.index());
+      (void)ncclCommDestroy(comm_);
     }
-    (void)cudaSetDevice(device_.index());
-    (void)ncclCommDestroy(comm_);
   }
 
   ncclComm_t comm() const { return comm_; }
@@ -145,7 +150,7 @@ class NCCLCommunicator::Link {
 
   /// Ends what is going on, without the other ranks.
   void abort() {
-    if (comm_ != nullptr) {
+    if (comm_ != nullptr && !cuda_has_ended()) {
       (void)ncclCommAbort(std::exchange(comm_, nullptr));
     }
   }
@@ -202,7 +207,7 @@ class NCCLCommunicator::Operation : public Work::State {
     event.block(link_->stream());
     {
       const c10::cuda::CUDAStreamGuard on_stream(link_->stream());
-      const torch::NoGradGuard no_grad;
+      const at::AutoDispatchBelowADInplaceOrView without_autograd;
       call();
     }
     event.record(link_->stream());
