@@ -4,7 +4,7 @@
 #
 #   tools/setup.sh [--cuda | --cuda-build] [--no-build] [--quiet]
 #
-#   --cuda        LibTorch with all that a GPU needs (5.5 GB instead of 1.3 GB)
+#   --cuda        LibTorch with all that a GPU needs (4.1 GB instead of 1.3 GB)
 #   --cuda-build  what the CUDA library of this project is compiled and linked with, on a machine without a GPU too
 #                 (0.2 GB more; not enough to use a GPU)
 #   --no-build    stop before the build
