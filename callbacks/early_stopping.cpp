@@ -25,14 +25,6 @@ std::string shown(double value) {
   return std::isfinite(value) ? fmt::format("{:.6g}", value) : "none";
 }
 
-/// Ranks may see different values of a metric that is not reduced over them, yet they stop
-/// together. Collective: yes.
-bool any_rank(Strategy& strategy, bool decision) {
-  torch::Tensor flag = torch::full({1}, decision ? 1.0 : 0.0, strategy.device());
-  strategy.all_reduce(flag, ReduceOp::kMax);
-  return flag.item<float>() > 0;
-}
-
 }  // namespace
 
 void EarlyStopping::Init::validate() const {

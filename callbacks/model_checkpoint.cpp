@@ -13,6 +13,7 @@
 #include <trainer/core/json.h>
 #include <trainer/core/log.h>
 #include <trainer/trainer.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -100,7 +101,7 @@ void ModelCheckpoint::on_train_start(Trainer& trainer, Module&) {
   if (!run_) {
     return;
   }
-  fs::create_directories(run_->checkpoints());
+  run_->create_checkpoints();
   run_->remove_leftovers();
   // A checkpoint that was resumed in another place, or whose neighbours were deleted.
   const auto is_gone = [&](const std::string& name) {
@@ -110,6 +111,8 @@ void ModelCheckpoint::on_train_start(Trainer& trainer, Module&) {
   std::erase_if(kept_, [&](const auto& kept) { return is_gone(kept.first); });
   best_ = !best_.empty() && is_gone(best_) ? "" : best_;
   last_ = !last_.empty() && is_gone(last_) ? "" : last_;
+  // Rank 0 has the folder; the others decide as it does.
+  load_state_dict(nlohmann::json::parse(world().broadcast(state_dict().dump())));
   write_pointers(trainer);
   remove_planned(trainer);  // what a killed run did not get to
 }
@@ -146,7 +149,7 @@ void ModelCheckpoint::on_train_stop(Trainer& trainer, Module&) { save_last(train
 
 void ModelCheckpoint::on_train_end(Trainer& trainer, Module&) { save_last(trainer); }
 
-bool ModelCheckpoint::is_due_this_step(const Trainer& trainer) const {
+bool ModelCheckpoint::is_due_this_step(Trainer& trainer) const {
   const int64_t step = trainer.progress().global_step;
   if (init_.every_n_train_steps) {
     return step > 0 && step % *init_.every_n_train_steps == 0;
@@ -155,7 +158,7 @@ bool ModelCheckpoint::is_due_this_step(const Trainer& trainer) const {
     return false;
   }
   const std::chrono::duration<double> since = std::chrono::steady_clock::now() - saved_at_;
-  return since.count() >= init_.train_time_interval->count;
+  return any_rank(trainer.strategy(), since.count() >= init_.train_time_interval->count);
 }
 
 bool ModelCheckpoint::saves_after_validation(const Trainer& trainer) const {
@@ -190,7 +193,7 @@ void ModelCheckpoint::save_last(Trainer& trainer) {
 /// `score` places the checkpoint among the best; without one it is only the last, until a newer one
 /// comes.
 void ModelCheckpoint::save(Trainer& trainer, std::optional<double> score) {
-  const std::string name = unused_name(trainer);
+  const std::string name = world().broadcast(unused_name(trainer));
   std::vector<std::string> superseded;
   if (!last_.empty() && !kept_.contains(last_)) {
     superseded.push_back(last_);

@@ -92,7 +92,7 @@ class ModelCheckpoint : public Callback {
  private:
   bool saves_by_epochs() const { return !init_.every_n_train_steps && !init_.train_time_interval; }
   /// A save by steps or by time is due at the end of this step.
-  bool is_due_this_step(const Trainer& trainer) const;
+  bool is_due_this_step(Trainer& trainer) const;
   bool saves_after_validation(const Trainer& trainer) const;
   bool is_due_this_epoch(const Trainer& trainer) const;
   /// Saves if the rules ask for it: among the best, or just the newest.

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include <torch/utils.h>
 #include <fmt/format.h>
 
 #include <trainer/core/config.h>
@@ -23,6 +24,15 @@ std::string no_such_metric(const Trainer& trainer, const std::string& name) {
   }
   return fmt::format("there is no metric '{}'.{}\n  Logged so far: {}.", name,
                      config::did_you_mean(name, names), all.empty() ? "nothing" : all);
+}
+
+bool any_rank(Strategy& strategy, bool decision) {
+  if (strategy.world_size() == 1) {
+    return decision;
+  }
+  torch::Tensor flag = torch::full({1}, decision ? 1.0 : 0.0, strategy.device());
+  strategy.all_reduce(flag, ReduceOp::kMax);
+  return flag.item<float>() > 0;
 }
 
 }  // namespace trainer

@@ -22,12 +22,16 @@ class SingleDevice : public Strategy {
   void finish_gradient_sync() override {}
   torch::Tensor clip_gradients(torch::optim::Optimizer& optimizer, double max_norm) override;
   torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer, const Closure& closure) override;
+  void set_step_numbers(const StepNumbers& numbers) override { step_numbers_ = numbers; }
+  StepNumbers take_step_numbers() override { return step_numbers_; }
+  void broadcast_buffers(torch::nn::Module&) override {}
   void all_reduce(torch::Tensor&, ReduceOp) override {}
   torch::Tensor all_gather(const torch::Tensor& tensor) override { return tensor.unsqueeze(0); }
   void barrier() override {}
 
  private:
   torch::Device device_ = torch::kCPU;
+  StepNumbers step_numbers_ = {};
 };
 
 }  // namespace trainer

@@ -12,6 +12,7 @@
 #include <loggers/tensorboard_logger.h>
 #include <strategies/comm/cluster.h>
 #include <strategies/cuda_accelerator.h>
+#include <strategies/ddp.h>
 #include <strategies/single_device.h>
 
 #include <trainer/accelerator.h>
@@ -24,6 +25,24 @@
 
 namespace trainer {
 
+namespace {
+
+/// Stays "auto" in configurations, so that one goes for any number of processes.
+ClassInfo auto_strategy() {
+  ClassInfo info = class_info<SingleDevice>("auto");
+  info.doc = "DDP for several processes, SingleDevice for one.";
+  info.create = [](const config::Node&) -> std::shared_ptr<void> {
+    std::shared_ptr<Strategy> strategy = std::make_shared<SingleDevice>();
+    if (world().size() > 1) {
+      strategy = std::make_shared<DDP>();
+    }
+    return strategy;
+  };
+  return info;
+}
+
+}  // namespace
+
 void register_builtins() {
   static std::once_flag once;
   std::call_once(once, [] {
@@ -32,7 +51,9 @@ void register_builtins() {
     register_class<AutoAccelerator>({"auto"});
     register_class<CPUAccelerator>({"cpu"});
     register_class<CUDAAccelerator>({"cuda", "gpu"});
-    register_class<SingleDevice>({"auto", "single_device"});
+    register_class<DDP>({"ddp"});
+    register_class<SingleDevice>({"single_device"});
+    registry::add(Strategy::kKind, auto_strategy());
     register_class<EarlyStopping>();
     register_class<LearningRateMonitor>();
     register_class<ModelCheckpoint>();

@@ -112,11 +112,11 @@ using C = Callback;
 
 }  // namespace
 
-std::vector<EvalData> limited(std::vector<DataLoader> loaders, const BatchLimit& limit,
-                              const char* name) {
+std::vector<EvalData> limited(std::vector<DataLoader> loaders, const Division& division,
+                              const BatchLimit& limit, const char* name) {
   std::vector<EvalData> data;
   for (auto& loader : loaders) {
-    loader.divide_batches(/*world_size=*/1, /*accumulate_grad_batches=*/1);
+    loader.divide_batches(division);
     const int64_t batches = limited_batches(limit, loader.size(), name);
     data.push_back({std::move(loader), batches});
   }
@@ -143,7 +143,9 @@ void EvalLoop::set_dataloader_idx(size_t index, const std::vector<EvalData>& dat
 /// Whoever sends a signal does not wait for the rest of a long validation; a resumed run repeats it
 /// from its start, unless rows of it were written.
 bool EvalLoop::is_given_up(const MetricCollector& metrics) const {
-  return run_.stage == Stage::kFit && SignalScope::received() != 0 && !metrics.has_step_values();
+  // Several ranks agree on a signal at the edge of a step.
+  return run_.stage == Stage::kFit && run_.strategy.world_size() == 1 &&
+         SignalScope::received() != 0 && !metrics.has_step_values();
 }
 
 bool EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
@@ -168,6 +170,9 @@ bool EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
     DataLoader& loader = data[i].loader;
     start(loader, std::min(data[i].num_batches, max_batches));
     for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
+      if (loader.is_repeated()) {
+        continue;  // each sample counts once
+      }
       set_dataloader_idx(i, data);
       const Batch batch = run_.transfer(std::move(*next));
       metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, batch.size());
@@ -250,6 +255,9 @@ std::vector<torch::Tensor> EvalLoop::predict(std::vector<EvalData>& data) {
   for (size_t i = 0; i < data.size(); ++i) {
     start(data[i].loader, data[i].num_batches);
     for (int64_t batch_idx = 0; auto next = data[i].loader.next(); ++batch_idx) {
+      if (data[i].loader.is_repeated()) {
+        continue;
+      }
       set_dataloader_idx(i, data);
       const Batch batch = run_.transfer(std::move(*next));
       callbacks.call<&C::on_predict_batch_start>(batch, batch_idx);

@@ -21,10 +21,10 @@ struct EvalData {
   int64_t num_batches = 0;
 };
 
-/// The loaders with the batches that `limit` leaves of each. Throws ConfigError as
-/// limited_batches().
-std::vector<EvalData> limited(std::vector<DataLoader> loaders, const BatchLimit& limit,
-                              const char* name);
+/// The loaders with this rank's part of the batches that `limit` leaves of each. Throws ConfigError
+/// as limited_batches().
+std::vector<EvalData> limited(std::vector<DataLoader> loaders, const Division& division,
+                              const BatchLimit& limit, const char* name);
 int64_t num_batches(const std::vector<EvalData>& data);
 
 class EvalLoop {

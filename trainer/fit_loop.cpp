@@ -1,5 +1,9 @@
 #include <trainer/fit_loop.h>
 
+#include <csignal>
+
+#include <array>
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <torch/utils.h>
@@ -11,10 +15,44 @@
 #include <trainer/core/seed.h>
 #include <trainer/loss_check.h>
 #include <trainer/signals.h>
+#include <trainer/world.h>
 
 namespace trainer {
 
 using C = Callback;
+
+namespace {
+
+/// While a rank that has no samples left goes through a repeated batch beside the others: what the
+/// step tells its metrics is forgotten.
+class RepetitionScope {
+ public:
+  RepetitionScope(Run& run, bool is_repeated) : run_(run), is_repeated_(is_repeated) {
+    if (is_repeated_) {
+      run_.strategy.set_batch_counts(false);
+      for (const auto& [name, metric] : registered_metrics(run_.module)) {
+        states_.emplace_back(metric, metric->state_dict());
+      }
+    }
+  }
+  RepetitionScope(const RepetitionScope&) = delete;
+  RepetitionScope& operator=(const RepetitionScope&) = delete;
+  ~RepetitionScope() {
+    if (is_repeated_) {
+      run_.strategy.set_batch_counts(true);
+      for (const auto& [metric, state] : states_) {
+        metric->load_state_dict(state);
+      }
+    }
+  }
+
+ private:
+  Run& run_;
+  const bool is_repeated_;
+  std::vector<std::pair<metrics::Metric*, nlohmann::json>> states_;
+};
+
+}  // namespace
 
 FitLoop::FitLoop(Run& run, const bool& should_stop)
     : run_(run),
@@ -55,6 +93,15 @@ int64_t FitLoop::estimated_schedule_steps() {
   return steps < 0 ? -1 : steps / choice->frequency;
 }
 
+/// Ranks draw different numbers from here on: for dropout, say. Rank 0 draws what a process of its
+/// own would; after so many steps, since a checkpoint of fewer ranks has no state for this one.
+void FitLoop::seed_rank() {
+  if (const auto rank = static_cast<uint64_t>(strategy_.rank()); rank > 0) {
+    const uint64_t seed = derive_seed(global_seed(), static_cast<uint64_t>(progress_.global_step));
+    torch::manual_seed(derive_seed(seed, rank));
+  }
+}
+
 void FitLoop::run() {
   const ModuleAttachment attachment(
       module_, {.metrics = &metrics_, .progress = &progress_, .optimization = optimization_.get()});
@@ -62,9 +109,12 @@ void FitLoop::run() {
   if (!data_.is_open()) {
     data_.open();
   }
-  plan_validation();
   data_.check_restored();
+  plan_validation();
   began_ = std::chrono::steady_clock::now();
+  if (restored_rng_.empty() && !is_resumed_) {
+    seed_rank();
+  }
   module_.train();
   metrics_.enter(MetricCollector::Scope::kEpoch, "on_train_start");
   callbacks_.call<&C::on_train_start>();
@@ -109,7 +159,8 @@ void FitLoop::run_sanity_check() {
 void FitLoop::open_validation_data() {
   auto loaders = run_.data.val_dataloaders();
   if (!loaders.empty() || val_data_.empty()) {  // loaders given by hand are not given anew
-    val_data_ = limited(std::move(loaders), run_.config.limit_val_batches, "limit_val_batches");
+    val_data_ = limited(std::move(loaders), run_.division(/*accumulate_grad_batches=*/1),
+                        run_.config.limit_val_batches, "limit_val_batches");
   }
   num_val_batches_ = num_batches(val_data_);
 }
@@ -198,17 +249,22 @@ bool FitLoop::train_batch(Batch cpu_batch, const TrainingData::Place& place) {
   const int64_t batch_idx = progress_.batch_idx;
   progress_.dataloader_idx = place.dataloader_idx;
   const Batch batch = run_.transfer(std::move(cpu_batch));
-  metrics_.enter(MetricCollector::Scope::kTrainBatch, "training_step", batch.size());
+  const RepetitionScope repetition(run_, /*is_repeated=*/!place.counts);
+  metrics_.enter(MetricCollector::Scope::kTrainBatch, "training_step",
+                 place.counts ? batch.size() : 0);
   callbacks_.call<&C::on_train_batch_start>(batch, batch_idx);
   if (!module_.on_train_batch_start(batch, batch_idx)) {
     in_step_ = false;
     return false;
   }
   const auto loss =
-      module_.automatic_optimization() ? optimize(batch, place) : optimize_by_hand(batch);
+      module_.automatic_optimization() ? optimize(batch, place) : optimize_by_hand(batch, place);
+  if (place.is_last) {
+    hear_ranks();
+  }
   ++progress_.batch_idx;
   ++progress_.batches;
-  progress_.samples += batch.size();
+  progress_.samples += place.samples;
   progress_.stepped_batches += place.is_last ? 1 : 0;
   if (data_.epoch_is_over()) {
     step_epoch_schedulers();
@@ -234,6 +290,9 @@ torch::Tensor FitLoop::optimize(const Batch& batch, const TrainingData::Place& p
   progress_.optimizer_idx = static_cast<int64_t>(turn);
   const ToggleScope others_off(*optimization_, {*optimization_, optimizer});
   strategy_.require_gradient_sync(place.is_last);
+  if (place.is_last) {
+    tell_ranks();
+  }
 
   auto evaluate = [&] {
     torch::Tensor loss;
@@ -274,8 +333,10 @@ torch::Tensor FitLoop::optimize(const Batch& batch, const TrainingData::Place& p
   return loss;
 }
 
-torch::Tensor FitLoop::optimize_by_hand(const Batch& batch) {
-  strategy_.require_gradient_sync(true);
+torch::Tensor FitLoop::optimize_by_hand(const Batch& batch, const TrainingData::Place& place) {
+  strategy_.require_gradient_sync(false);  // any backward pass may be followed by another one
+  optimization_->set_loss_weight(place.weight);
+  tell_ranks();
   const auto autocast = run_.precision.autocast(strategy_.device());
   const auto loss = module_.training_step(batch, progress_.batch_idx);
   optimization_->update_scale();
@@ -303,6 +364,7 @@ void FitLoop::end_epoch() {
   epoch_done_ = is_whole;
   callbacks_.call_monitoring<&C::on_train_epoch_end>();
   epoch_done_ = false;
+  agree_now();
   if (is_whole) {
     ++progress_.current_epoch;
     progress_.batch_idx = 0;
@@ -317,7 +379,7 @@ bool FitLoop::validation_is_due() const {
 }
 
 bool FitLoop::validate() {
-  if (SignalScope::received() != 0) {
+  if (stop_signal() != 0) {
     return false;
   }
   const auto before = *validation_;
@@ -325,11 +387,13 @@ bool FitLoop::validate() {
   validation_->ran(progress_, training_s());
   publish_step_values();  // what validation logs is newer
   module_.on_validation_model_zero_grad();
+  strategy_.broadcast_buffers(module_);
   const EvaluationParameters shown(*optimization_);
   const bool is_whole = eval_loop_.run(EvalKind::kValidation, val_data_).has_value();
   if (!is_whole) {
     validation_ = before;
   }
+  agree_now();
   return is_whole;
 }
 
@@ -368,7 +432,7 @@ bool FitLoop::validates_in_this_epoch() const {
 }
 
 /// Reads the clock only where a setting asks for it.
-double FitLoop::training_s() const {
+double FitLoop::own_training_s() const {
   if (!began_ || (!limits_.has_time() && !(validation_ && validation_->has_time()))) {
     return trained_before_s_;
   }
@@ -376,10 +440,84 @@ double FitLoop::training_s() const {
   return trained_before_s_ + now.count();
 }
 
+double FitLoop::training_s() const {
+  return strategy_.world_size() == 1 ? own_training_s() : agreed_.training_s;
+}
+
+int FitLoop::stop_signal() const {
+  return strategy_.world_size() == 1 ? SignalScope::received() : agreed_.signal;
+}
+
+namespace {
+
+// What rides along with the gradients.
+constexpr size_t kStopNumber = 0;
+constexpr size_t kTimeNumber = 1;  // of rank 0
+constexpr size_t kFirstSignalNumber = 2;
+constexpr std::array<int, 4> kSignals = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
+
+}  // namespace
+
+void FitLoop::tell_ranks() {
+  if (strategy_.world_size() == 1) {
+    return;
+  }
+  Strategy::StepNumbers numbers = {};
+  numbers[kStopNumber] = should_stop_ ? 1 : 0;
+  numbers[kTimeNumber] = strategy_.is_global_zero() ? own_training_s() : 0;
+  for (size_t i = 0; i < kSignals.size(); ++i) {
+    numbers[kFirstSignalNumber + i] = SignalScope::received() == kSignals[i] ? 1 : 0;
+  }
+  strategy_.set_step_numbers(numbers);
+}
+
+void FitLoop::hear_ranks() {
+  if (strategy_.world_size() == 1) {
+    return;
+  }
+  const auto sums = strategy_.take_step_numbers();
+  agreed_.should_stop = sums[kStopNumber] > 0;
+  agreed_.training_s = sums[kTimeNumber];
+  for (size_t i = 0; i < kSignals.size(); ++i) {
+    if (agreed_.signal == 0 && sums[kFirstSignalNumber + i] > 0) {
+      agreed_.signal = kSignals[i];
+    }
+  }
+}
+
+/// Where no step is near and ranks meet anyway.
+void FitLoop::agree_now() {
+  tell_ranks();
+  hear_ranks();
+}
+
 bool FitLoop::is_done() const { return limits_.is_reached(progress_, training_s()); }
 
 bool FitLoop::stop_is_requested() const {
-  return SignalScope::received() != 0 || (should_stop_ && limits_.may_stop(progress_));
+  const bool should_stop = strategy_.world_size() == 1 ? should_stop_ : agreed_.should_stop;
+  return stop_signal() != 0 || (should_stop && limits_.may_stop(progress_));
+}
+
+void FitLoop::load_state_of_rank(const nlohmann::json& ranks) {
+  const auto rank = static_cast<size_t>(strategy_.rank());
+  const bool is_same_world = ranks.size() == static_cast<size_t>(strategy_.world_size());
+  auto data = ranks.at(is_same_world ? rank : 0).at("data");
+  if (!is_same_world) {
+    data["loader"] = nullptr;  // a stream is read up to its position again
+  }
+  data_.load_state_dict(data);
+  if (rank >= ranks.size()) {
+    seed_rank();
+    return;
+  }
+  restored_rng_ = hash::from_hex(ranks[rank].at("rng").at("cpu").get<std::string>());
+  metrics_.load_state_dict(ranks[rank].at("metrics"), registered_metrics(module_));
+  if (!is_same_world && ranks.size() > static_cast<size_t>(strategy_.world_size())) {
+    log::warning(fmt::format(
+        "resumed on {} ranks from a checkpoint of {}: what the other ranks logged before it in "
+        "this epoch is missing in the epoch's metrics",
+        strategy_.world_size(), ranks.size()));
+  }
 }
 
 nlohmann::json FitLoop::validation_state() const {
@@ -404,10 +542,14 @@ nlohmann::json FitLoop::state_dict() {
   state["training_s"] = training_s();
   state["validation"] = validation_state();
   state["evaluated_batches"] = eval_loop_.num_seen();
-  state["rng"] = {{"cpu", hash::to_hex(get_rng_state())}};
-  state["data"] = data_.state_dict(epoch_done_);
   state["optimization"] = optimization_->state_dict();
-  state["metrics"] = metrics_.state_dict(registered_metrics(module_));
+  const nlohmann::json own = {{"rng", {{"cpu", hash::to_hex(get_rng_state())}}},
+                              {"data", data_.state_dict(epoch_done_)},
+                              {"metrics", metrics_.state_dict(registered_metrics(module_))}};
+  state["ranks"] = nlohmann::json::array();
+  for (const auto& of_rank : world().all_gather(own.dump())) {
+    state["ranks"].push_back(nlohmann::json::parse(of_rank));
+  }
   state["newest_metrics"] = json::numbers(run_.metrics.newest);
   state["validation_metrics"] = json::numbers(run_.metrics.validation);
   state["prog_bar_metrics"] = json::numbers(run_.metrics.prog_bar);
@@ -416,19 +558,18 @@ nlohmann::json FitLoop::state_dict() {
 
 void FitLoop::load_state_dict(const nlohmann::json& state) {
   progress_ = state.get<Progress>();
+  is_resumed_ = true;
   epoch_started_ = state.at("epoch_started");
   stepped_ = state.at("stepped");
-  trained_before_s_ = state.at("training_s");
+  trained_before_s_ = agreed_.training_s = state.at("training_s");
   restored_validation_ = state.at("validation");
   if (!restored_validation_.is_null()) {
     (void)json::to_int64(restored_validation_.at("ran_at"));  // what is damaged is told now
     (void)restored_validation_.at("ran_at_s").get<double>();
   }
   eval_loop_.set_num_seen(state.at("evaluated_batches"));
-  restored_rng_ = hash::from_hex(state.at("rng").at("cpu").get<std::string>());
-  data_.load_state_dict(state.at("data"));
   optimization_->load_state_dict(state.at("optimization"));
-  metrics_.load_state_dict(state.at("metrics"), registered_metrics(module_));
+  load_state_of_rank(state.at("ranks"));
   run_.metrics.newest = json::to_doubles(state.at("newest_metrics"));
   run_.metrics.validation = json::to_doubles(state.at("validation_metrics"));
   run_.metrics.prog_bar = json::to_doubles(state.at("prog_bar_metrics"));

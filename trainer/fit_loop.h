@@ -35,6 +35,10 @@ class FitLoop {
   int64_t num_training_batches() const { return data_.num_batches(); }
   int64_t num_val_batches() const { return num_val_batches_; }
   bool sanity_checking() const { return sanity_checking_; }
+  /// Since training began, on all ranks the same.
+  double training_s() const;
+  /// The signal that asks to stop, as all ranks know it; 0 for none.
+  int stop_signal() const;
   /// Between two optimizer steps: the state is whole and can be saved.
   bool at_step_edge() const { return data_.window_is_empty() && !in_step_; }
   /// Validation runs at the end of this epoch or within it.
@@ -42,13 +46,15 @@ class FitLoop {
   /// A limit of steps, epochs, samples or time is reached.
   bool is_done() const;
 
-  /// Loop counters, schedule, unfinished epoch metrics. Defined at a step's edge only.
+  /// Loop counters, schedule, unfinished epoch metrics. Defined at a step's edge only. Collective:
+  /// yes.
   nlohmann::json state_dict();
   /// What is restored within an epoch is checked against the data when run() has opened it, which
   /// throws CheckpointError where the position means other samples now.
   void load_state_dict(const nlohmann::json& state);
 
  private:
+  void seed_rank();
   void run_sanity_check();
   void open_validation_data();
   void plan_validation();
@@ -57,7 +63,7 @@ class FitLoop {
   /// Training step, backward pass and, at the window's end, the update. Returns the loss.
   torch::Tensor optimize(const Batch& batch, const TrainingData::Place& place);
   /// The training step of a module that optimizes by hand.
-  torch::Tensor optimize_by_hand(const Batch& batch);
+  torch::Tensor optimize_by_hand(const Batch& batch, const TrainingData::Place& place);
   /// False when the module asked to skip the rest of the epoch.
   bool train_batch(Batch batch, const TrainingData::Place& place);
   void skip_window();
@@ -67,7 +73,7 @@ class FitLoop {
   bool validate();
   /// Makes the step values logged so far the newest of their names.
   void publish_step_values();
-  double training_s() const;
+  double own_training_s() const;
   /// Optimizer steps of the whole fit; -1 where nobody knows.
   int64_t estimated_stepping_batches();
   /// How often the run will step the schedule that the configuration chose; -1 where nobody knows.
@@ -76,8 +82,14 @@ class FitLoop {
   void step_metric_schedulers(Interval interval, int64_t intervals_done);
 
   nlohmann::json validation_state() const;
+  void load_state_of_rank(const nlohmann::json& ranks);
   void log_step_metrics();
   bool stop_is_requested() const;
+  /// Several ranks: what each wants to tell the others with the step's gradients, and what it has
+  /// heard of them.
+  void tell_ranks();
+  void hear_ranks();
+  void agree_now();
 
   Run& run_;
   Module& module_;
@@ -102,10 +114,17 @@ class FitLoop {
   bool epoch_started_ = false;  // on_train_epoch_start was called for current_epoch
   bool epoch_done_ = false;     // current_epoch is finished, the counters do not say so yet
   bool sanity_checking_ = false;
+  bool is_resumed_ = false;
   std::optional<std::chrono::steady_clock::time_point> began_;  // run()
   double trained_before_s_ = 0;  // by the runs that this one resumes, where they took the time
   nlohmann::json restored_validation_;
   std::string restored_rng_;  // random state of a checkpoint, until training goes on
+  struct Agreed {
+    bool should_stop = false;
+    int signal = 0;
+    double training_s = 0;
+  };
+  Agreed agreed_;  // of several ranks
 };
 
 }  // namespace trainer

@@ -8,6 +8,7 @@
 
 #include <trainer/core/error.h>
 #include <trainer/core/json.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -41,8 +42,9 @@ int64_t num_elements(const std::vector<torch::Tensor>& tensors) {
   return sum;
 }
 
-/// The value that the columns from `at` on, [rank, {reduced, weight}], stand for; moves `at` on.
-double merged_value(ReduceFx fx, const torch::Tensor& rows, int64_t& at) {
+/// The value that the columns from `at` on, [rank, {reduced, weight}], stand for, if they hold any
+/// sample; moves `at` on.
+std::optional<double> merged_value(ReduceFx fx, const torch::Tensor& rows, int64_t& at) {
   const auto columns = rows.accessor<double, 2>();
   double reduced = metrics::identity(merge_op(fx));
   double weight = 0;
@@ -53,6 +55,9 @@ double merged_value(ReduceFx fx, const torch::Tensor& rows, int64_t& at) {
     }
   }
   at += 2;
+  if (weight == 0) {
+    return std::nullopt;
+  }
   return fx == ReduceFx::kMean ? reduced / weight : reduced;
 }
 
@@ -70,6 +75,36 @@ double merged_value(const metrics::Metric& metric, const torch::Tensor& rows, in
     at += own.numel();
   }
   return metric.value(state).item<double>();
+}
+
+void check_same_names(int64_t rank, const std::string& layout, int64_t other_rank,
+                      const std::string& other_layout) {
+  if (layout == other_layout) {
+    return;
+  }
+  const auto names = nlohmann::json::parse(layout).at("names");
+  const auto other_names = nlohmann::json::parse(other_layout).at("names");
+  throw UsageError(fmt::format(
+      "the ranks logged different metrics in this epoch: rank {} {}, rank {} {}.\n  Log the same "
+      "names in the same order on every rank.",
+      rank, names.dump(), other_rank, other_names.dump()));
+}
+
+std::string to_text(const std::vector<MetricCollector::EpochValue>& values) {
+  auto list = nlohmann::json::array();
+  for (const auto& value : values) {
+    list.push_back(
+        {value.name, value.plain_name, json::number(value.value), value.logger, value.prog_bar});
+  }
+  return list.dump();
+}
+
+std::vector<MetricCollector::EpochValue> from_text(const std::string& text) {
+  std::vector<MetricCollector::EpochValue> values;
+  for (const auto& value : nlohmann::json::parse(text)) {
+    values.push_back({value[0], value[1], json::to_double(value[2]), value[3], value[4]});
+  }
+  return values;
 }
 
 bool same(const LogOptions& a, const LogOptions& b) {
@@ -202,7 +237,7 @@ void MetricCollector::log(std::string_view name, const torch::Tensor& value,
   }
   Entry& e = entry(name, options);
   take(e, value);
-  const auto weight = static_cast<double>(options.batch_size.value_or(batch_size_));
+  const double weight = weight_of(options);
   if (*e.options.on_epoch && weight > 0) {
     accumulate(e, e.device_last, weight);
     e.weight += weight;
@@ -233,7 +268,7 @@ void MetricCollector::log(std::string_view name, double value, const LogOptions&
   Entry& e = entry(name, options);
   e.fresh = e.is_new = true;
   e.last = value;
-  const auto weight = static_cast<double>(options.batch_size.value_or(batch_size_));
+  const double weight = weight_of(options);
   if (*e.options.on_epoch && weight > 0) {  // a mean over no samples is no number
     accumulate(e, e.options.reduce_fx == ReduceFx::kMean ? value * weight : value);
     e.weight += weight;
@@ -324,42 +359,87 @@ void MetricCollector::forget_new_values() {
   }
 }
 
-std::vector<MetricCollector::EpochValue> MetricCollector::reduce_epoch(Strategy& strategy) {
+/// The names that have a value at the end of this epoch, and how long this rank's row is.
+std::string MetricCollector::epoch_layout() const {
+  auto names = nlohmann::json::array();
+  int64_t size = 0;
+  for (const auto& e : entries_) {
+    if (is_of_epoch(e)) {
+      names.push_back(e.epoch_name());
+      size += e.metric != nullptr ? num_elements(e.metric->state()) : 2;
+    }
+  }
+  return nlohmann::json{{"names", std::move(names)}, {"size", size}}.dump();
+}
+
+/// Of each name its sum and weight, or the elements of its state.
+std::vector<double> MetricCollector::epoch_row() {
   std::vector<torch::Tensor> states;
   for (const auto& e : entries_) {
-    if (e.has_epoch && e.metric != nullptr) {
+    if (is_of_epoch(e) && e.metric != nullptr) {
       states.insert(states.end(), e.metric->state().begin(), e.metric->state().end());
     }
   }
   const auto state_elements = fetch(states);
-  // One row for each rank: of each name its sum and weight, or the elements of its state.
   std::vector<double> row;
   auto element = state_elements.begin();
   for (const auto& e : entries_) {
-    if (e.has_epoch && e.metric != nullptr) {
+    if (is_of_epoch(e) && e.metric != nullptr) {
       const auto size = num_elements(e.metric->state());
       row.insert(row.end(), element, element + size);
       element += size;
-    } else if (e.has_epoch) {
+    } else if (is_of_epoch(e)) {
       row.insert(row.end(), {e.reduced, e.weight});
     }
   }
-  if (row.empty()) {
-    return {};
-  }
-  auto rows = torch::tensor(row, at::kDouble).unsqueeze(0);
-  if (strategy.world_size() > 1) {
-    rows = strategy.all_gather(rows[0].to(strategy.device())).to(torch::kCPU);
-  }
+  return row;
+}
+
+/// `rows`: [rank, element], of the ranks that logged something.
+std::vector<MetricCollector::EpochValue> MetricCollector::merged(const torch::Tensor& rows) const {
   std::vector<EpochValue> values;
   int64_t at = 0;
-  for (auto& e : entries_) {
-    if (!e.has_epoch) {
+  for (const auto& e : entries_) {
+    if (!is_of_epoch(e)) {
       continue;
     }
-    const double value = e.metric != nullptr ? merged_value(*e.metric, rows, at)
-                                             : merged_value(e.options.reduce_fx, rows, at);
-    values.push_back({e.epoch_name(), e.name, value, e.options.logger, e.options.prog_bar});
+    const auto value = e.metric != nullptr ? std::optional(merged_value(*e.metric, rows, at))
+                                           : merged_value(e.options.reduce_fx, rows, at);
+    if (value) {
+      values.push_back({e.epoch_name(), e.name, *value, e.options.logger, e.options.prog_bar});
+    }
+  }
+  return values;
+}
+
+std::vector<MetricCollector::EpochValue> MetricCollector::reduce_epoch(Strategy& strategy) {
+  const auto row = epoch_row();
+  if (strategy.world_size() == 1) {
+    return merged(torch::tensor(row, at::kDouble).unsqueeze(0));
+  }
+  // A rank that had no batch of an evaluation logged nothing: it adds nothing, and is told.
+  const auto layouts = world().all_gather(epoch_layout());
+  const auto nothing = MetricCollector().epoch_layout();
+  const auto first = std::find_if(layouts.begin(), layouts.end(),
+                                  [&](const auto& layout) { return layout != nothing; });
+  if (first == layouts.end()) {
+    return {};
+  }
+  std::vector<int64_t> ranks;  // that logged something
+  for (size_t r = 0; r < layouts.size(); ++r) {
+    if (layouts[r] != nothing) {
+      ranks.push_back(static_cast<int64_t>(r));
+      check_same_names(ranks.front(), *first, ranks.back(), layouts[r]);
+    }
+  }
+  auto own = torch::zeros({nlohmann::json::parse(*first).at("size")}, at::kDouble);
+  std::copy(row.begin(), row.end(), own.mutable_data_ptr<double>());
+  const auto rows = strategy.all_gather(own.to(strategy.device())).to(torch::kCPU);
+  auto values = merged(rows.index_select(0, torch::tensor(ranks)));
+  if (ranks.size() < layouts.size()) {
+    const bool tells = ranks.front() == strategy.rank();
+    const auto told = world().all_gather(tells ? to_text(values) : "");
+    values = from_text(told[static_cast<size_t>(ranks.front())]);
   }
   return values;
 }

@@ -46,7 +46,8 @@ class MetricCollector {
   /// What the hook that runs now may log, and its defaults.
   enum class Scope { kForbidden, kTrainBatch, kEvalBatch, kEpoch };
 
-  /// Sets what log() calls mean until the next call. `hook` names it in errors.
+  /// Sets what log() calls mean until the next call. `hook` names it in errors. Values of a batch
+  /// of size 0 count for nothing in the epoch.
   void enter(Scope scope, const char* hook, int64_t batch_size = 1) {
     scope_ = scope;
     hook_ = hook;
@@ -77,7 +78,9 @@ class MetricCollector {
   Metrics new_values();
   void forget_new_values();
   /// The epoch's reductions over its batches and over `strategy`'s ranks: all names in one copy
-  /// from the device and one collective. Collective: yes. Syncs: yes.
+  /// from the device and one collective, beside the one that compares the names. A rank that logged
+  /// nothing at all takes part with nothing; ranks that logged other names than rank 0 are named in
+  /// a UsageError. Collective: yes. Syncs: yes.
   struct EpochValue {
     std::string name;        // as loggers see it: with _epoch where the step is logged too
     std::string plain_name;  // as it was logged
@@ -114,6 +117,8 @@ class MetricCollector {
     torch::Tensor device_reduced;  // float64 scalar on the value's device
   };
 
+  /// It has, on some rank at least, a value at the epoch's end.
+  static bool is_of_epoch(const Entry& e) { return e.fresh && *e.options.on_epoch; }
   Entry& entry(std::string_view name, const LogOptions& options, metrics::Metric* metric = nullptr);
   void take(Entry& e, const torch::Tensor& value);
   Entry& add(Entry made);
@@ -122,6 +127,13 @@ class MetricCollector {
                       const metrics::Metric* metric) const;
   /// The step values of this epoch whose options have `wanted`.
   Metrics last_values(bool LogOptions::*wanted);
+  /// The weight of a value in the epoch's mean.
+  double weight_of(const LogOptions& options) const {
+    return batch_size_ == 0 ? 0 : static_cast<double>(options.batch_size.value_or(batch_size_));
+  }
+  std::string epoch_layout() const;
+  std::vector<double> epoch_row();
+  std::vector<EpochValue> merged(const torch::Tensor& rows) const;
   void accumulate(Entry& e, double value);
   void accumulate(Entry& e, const torch::Tensor& value, double weight);
   /// Brings every value that still lies on another device here, and the elements of `more`, in one

@@ -73,7 +73,12 @@ class Module : public torch::nn::Module {
 
   /// How much a batch counts in the gradient of a step made of several batches or ranks: its
   /// samples.
-  virtual double loss_weight(const Batch& batch) const { return static_cast<double>(batch.size()); }
+  virtual double loss_weight(const Batch& batch) const {
+    weighs_by_samples_ = true;
+    return static_cast<double>(batch.size());
+  }
+  /// loss_weight() is not overridden. Known once it was called.
+  bool weighs_by_samples() const { return weighs_by_samples_; }
 
   /// Inference only: no parameter requires a gradient, the module is in eval mode; and back.
   void freeze();
@@ -203,6 +208,7 @@ class Module : public torch::nn::Module {
 
   static const Progress kNoProgress;
   ModuleContext context_;
+  mutable bool weighs_by_samples_ = false;
 };
 
 /// The metrics that are registered in a module, by their dotted names.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <typeinfo>
+#include <utility>
 
 #include <ATen/autocast_mode.h>
 #include <fmt/format.h>
@@ -156,11 +157,20 @@ std::vector<LRScheduler*> Optimization::lr_schedulers() {
 }
 
 void Optimization::backward(const torch::Tensor& loss) {
-  run_.callbacks.call<&C::on_before_backward>(loss);
-  run_.module.on_before_backward(loss);
-  run_.module.backward(scaler_ ? scaler_->scale(loss) : loss);
+  const auto weighted = loss_weight_ == 1 ? loss : loss * loss_weight_;
+  run_.callbacks.call<&C::on_before_backward>(weighted);
+  run_.module.on_before_backward(weighted);
+  backward_ran_ = true;
+  run_.module.backward(scaler_ ? scaler_->scale(weighted) : weighted);
   run_.callbacks.call<&C::on_after_backward>();
   run_.module.on_after_backward();
+}
+
+/// Nothing to do where no backward pass ran since the last one: clip and step both ask for it.
+void Optimization::finish_gradient_sync() {
+  if (std::exchange(backward_ran_, false)) {
+    run_.strategy.finish_gradient_sync();
+  }
 }
 
 void Optimization::zero_grad(torch::optim::Optimizer& optimizer) {
@@ -168,13 +178,13 @@ void Optimization::zero_grad(torch::optim::Optimizer& optimizer) {
 }
 
 torch::Tensor Optimization::clip_by_norm(torch::optim::Optimizer& optimizer, double max_norm) {
-  run_.strategy.finish_gradient_sync();
+  finish_gradient_sync();
   unscale(optimizer);
   return run_.strategy.clip_gradients(optimizer, max_norm);
 }
 
 void Optimization::clip_by_value(torch::optim::Optimizer& optimizer, double max_value) {
-  run_.strategy.finish_gradient_sync();
+  finish_gradient_sync();
   unscale(optimizer);
   auto all = gradients(optimizer);
   trainer::clip_by_value(all, max_value);
@@ -183,7 +193,7 @@ void Optimization::clip_by_value(torch::optim::Optimizer& optimizer, double max_
 torch::Tensor Optimization::step(torch::optim::Optimizer& optimizer, const Closure& closure) {
   auto evaluate = [&] {
     torch::Tensor loss = closure ? closure() : torch::Tensor();
-    run_.strategy.finish_gradient_sync();
+    finish_gradient_sync();
     unscale(optimizer);
     run_.callbacks.call<&C::on_before_optimizer_step>(optimizer);
     run_.module.on_before_optimizer_step(optimizer);

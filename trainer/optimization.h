@@ -35,6 +35,9 @@ class Optimization : public ManualOptimization {
   torch::optim::Optimizer& optimizer(size_t index) override;
   std::vector<LRScheduler*> lr_schedulers() override;
 
+  /// With manual optimization: of this rank's batch in the mean over the ranks.
+  void set_loss_weight(double weight) { loss_weight_ = weight; }
+
   // Manual optimization: what training_step() calls.
   void backward(const torch::Tensor& loss) override;
   void zero_grad(torch::optim::Optimizer& optimizer) override;
@@ -71,6 +74,7 @@ class Optimization : public ManualOptimization {
   void load_state_dict(const nlohmann::json& state);
 
  private:
+  void finish_gradient_sync();
   void check_settings() const;
   void check_turns() const;
   int64_t steps_of(size_t index, int64_t global_step) const;
@@ -82,6 +86,8 @@ class Optimization : public ManualOptimization {
   int64_t steps_of_a_round_ = 0;  // in which each optimizer has its turn
   std::optional<GradScaler> scaler_;
   bool shows_evaluation_ = false;
+  double loss_weight_ = 1;
+  bool backward_ran_ = false;  // since the gradients were synchronized
 };
 
 /// Shows the parameters for evaluation for the scope's life, and what was shown before after it.

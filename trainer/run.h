@@ -87,6 +87,14 @@ struct Run {
     return all;
   }
 
+  /// This rank's part of the data.
+  Division division(int64_t accumulate_grad_batches) const {
+    return {.rank = strategy.rank(),
+            .world_size = strategy.world_size(),
+            .accumulate_grad_batches = accumulate_grad_batches,
+            .shards = config.use_distributed_sampler};
+  }
+
   /// The precision's floating-point format, and the transfer hooks of the data module around the
   /// move to the device.
   Batch transfer(Batch batch) {

@@ -199,11 +199,23 @@ std::optional<fs::Path> RunDirectory::best() const {
   return best && about(*best) ? best : std::nullopt;
 }
 
+void RunDirectory::create_checkpoints() const {
+  if (writes_) {
+    fs::create_directories(checkpoints());
+  }
+}
+
 void RunDirectory::point(const std::string& pointer, const std::string& checkpoint_name) const {
+  if (!writes_) {
+    return;
+  }
   fs::write_text_atomically(checkpoints() / pointer, checkpoint_name + "\n");
 }
 
 void RunDirectory::plan_removal(const std::vector<std::string>& names) const {
+  if (!writes_) {
+    return;
+  }
   if (!names.empty()) {
     fs::write_text_atomically(checkpoints() / kRemovals,
                               fmt::format("{}\n", fmt::join(names, "\n")));
@@ -212,6 +224,9 @@ void RunDirectory::plan_removal(const std::vector<std::string>& names) const {
 
 void RunDirectory::remove_planned(
     const std::function<bool(const std::string& name)>& is_kept) const {
+  if (!writes_) {
+    return;
+  }
   const fs::Path list = checkpoints() / kRemovals;
   std::error_code error;
   if (!std::filesystem::exists(list, error)) {
@@ -233,6 +248,9 @@ void RunDirectory::remove_planned(
 }
 
 void RunDirectory::remove_leftovers() const {
+  if (!writes_) {
+    return;
+  }
   std::error_code error;  // a run without checkpoints, or a leftover that stays: it harms nobody
   for (const auto& entry : std::filesystem::directory_iterator(checkpoints(), error)) {
     if (entry.path().filename().string().find(kTemporaryCheckpoint) != std::string::npos) {

@@ -25,9 +25,12 @@ class RunDirectory {
   /// checkpoints are all damaged counts too: it may be the one that is meant.
   static std::optional<RunDirectory> newest(const fs::Path& root, const std::string& module_class);
 
-  explicit RunDirectory(fs::Path path) : path_(std::move(path)) {}
+  /// `writes`: false on ranks other than 0, which leave the folder alone.
+  explicit RunDirectory(fs::Path path, bool writes = true)
+      : path_(std::move(path)), writes_(writes) {}
 
   const fs::Path& path() const { return path_; }
+  bool writes() const { return writes_; }
   fs::Path checkpoints() const { return path_ / "checkpoints"; }
 
   /// The checkpoint that `last` or `best` names. Where the pointer is missing or names no complete
@@ -40,6 +43,10 @@ class RunDirectory {
   /// The folder that a pointer file names, and every checkpoint folder: complete or damaged.
   std::optional<fs::Path> named(const std::string& pointer) const;
   std::vector<fs::Path> checkpoint_folders() const;
+
+  // What changes the folder does nothing on a rank that does not write.
+
+  void create_checkpoints() const;
 
   /// Writes a pointer file. Throws IoError.
   void point(const std::string& pointer, const std::string& checkpoint_name) const;
@@ -54,6 +61,7 @@ class RunDirectory {
 
  private:
   fs::Path path_;
+  bool writes_;
 };
 
 /// Opens the checkpoint that `--ckpt_path` means: "last", "best" or a path. `run` narrows last and

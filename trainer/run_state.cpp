@@ -131,6 +131,9 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
   run.module.on_save_checkpoint(user);
   state["user"] = std::move(user);
 
+  if (!run.strategy.is_global_zero()) {
+    return;
+  }
   CheckpointWriter writer(path);
   writer.add_tensors(kWeights, module_state(run.module));
   for (size_t i = 0; i < optimization.num_optimizers(); ++i) {

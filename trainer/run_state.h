@@ -9,7 +9,8 @@
 
 namespace trainer {
 
-/// Writes the whole state of a fit to the folder `path`. Throws IoError. Syncs: yes.
+/// Writes the whole state of a fit to the folder `path`, on rank 0. Throws IoError. Collective:
+/// yes. Syncs: yes.
 void save_run(const fs::Path& path, Run& run, FitLoop& loop);
 
 /// The state in a checkpoint, given back part by part. Everything throws CheckpointError where the

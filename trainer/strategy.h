@@ -2,6 +2,7 @@
 // A strategy spreads one training step over devices and processes. It gets a module and tensors,
 // never a Trainer: the loop calls it at the places where a step may need other ranks.
 
+#include <array>
 #include <functional>
 #include <vector>
 
@@ -35,11 +36,13 @@ class Strategy {
   /// The strategy owns how, since gradients may be views into its own storage.
   virtual void zero_gradients(torch::optim::Optimizer& optimizer) = 0;
 
-  /// Off while a window accumulates: backward then leaves gradients on their rank.
+  /// Whether the next backward pass is the last before finish_gradient_sync(): gradients may then
+  /// be reduced while it runs. Off while a window accumulates.
   virtual void require_gradient_sync(bool required) = 0;
 
-  /// After the last backward pass of a window: returns when every gradient is final. Collective:
-  /// yes.
+  /// Before gradients are looked at, clipped or used: returns when every gradient is the mean over
+  /// the ranks. Those that it has seen before and that no backward pass has added to since stay as
+  /// they are. Collective: yes.
   virtual void finish_gradient_sync() = 0;
 
   /// Scales the gradients in place so that their global L2 norm is at most `max_norm`.
@@ -49,6 +52,22 @@ class Strategy {
   /// Runs the optimizer's step; `closure` evaluates loss and gradients. Returns the closure's loss.
   virtual torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer,
                                        const Closure& closure) = 0;
+
+  /// A few numbers that every rank should know the sum of, whenever it costs nothing.
+  using StepNumbers = std::array<double, 8>;
+  /// They ride on the next gradient reduction, which may carry them in the gradients' dtype.
+  virtual void set_step_numbers(const StepNumbers& numbers) = 0;
+  /// The sums over the ranks of what was set last, once: by the gradient reduction since, or where
+  /// there was none by a reduction of their own. Collective: yes.
+  virtual StepNumbers take_step_numbers() = 0;
+
+  /// Off while this rank goes through a repeated batch beside others that still have samples: it is
+  /// left out of statistics over the ranks (synchronized batch norm).
+  virtual void set_batch_counts(bool /*counts*/) {}
+
+  /// Gives every rank the buffers of rank 0, which a backward pass does not keep equal: running
+  /// statistics, say. Collective: yes.
+  virtual void broadcast_buffers(torch::nn::Module& module) = 0;
 
   /// Reduces `tensor` over the ranks in place. Collective: yes.
   virtual void all_reduce(torch::Tensor& tensor, ReduceOp op) = 0;

@@ -8,6 +8,7 @@
 #include <trainer/builtins.h>
 #include <trainer/checkpoint/module_state.h>
 #include <trainer/core/error.h>
+#include <trainer/core/host.h>
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
 #include <trainer/fit_loop.h>
@@ -17,6 +18,7 @@
 #include <trainer/run.h>
 #include <trainer/run_state.h>
 #include <trainer/signals.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -53,7 +55,13 @@ TrainerConfig resolved(const TrainerConfig& config) {
 Trainer::Trainer(TrainerConfig config)
     : config_(resolved(config).with_modes_applied()), metrics_(std::make_unique<RunMetrics>()) {
   strategy_ = config_.strategy.create();
-  strategy_->set_device(config_.accelerator.create()->device(/*local_rank=*/0));
+  strategy_->set_device(config_.accelerator.create()->device(world().local_rank()));
+  if (strategy_->world_size() != world().size()) {
+    throw ConfigError(fmt::format(
+        "trainer.strategy: {} works on {} process, but {} were started together. Choose ddp, or "
+        "start one.",
+        config_.strategy.class_path, strategy_->world_size(), world().size()));
+  }
   precision_ = std::make_unique<Precision>(config_.precision);
   add_default_callbacks();
   create_callbacks();
@@ -103,7 +111,7 @@ void Trainer::fit(Module& module, DataModule& data, const CkptPath& ckpt_path) {
                             progress_.current_epoch, progress_.global_step));
     }
     fit_loop_->run();
-    stop_signal_ = SignalScope::received();
+    stop_signal_ = fit_loop_->stop_signal();
     run_->callbacks.call<&C::on_fit_end>();
     module.on_fit_end();
   });
@@ -148,9 +156,10 @@ Trainer::MetricMap Trainer::evaluate(Stage stage, Module& module, DataModule& da
       throw DataError(fmt::format("{}: the data module has no {}_dataloader(). Override it.",
                                   to_string(stage), is_test ? "test" : "val"));
     }
-    auto limited_data =
-        is_test ? limited(std::move(loaders), config_.limit_test_batches, "limit_test_batches")
-                : limited(std::move(loaders), config_.limit_val_batches, "limit_val_batches");
+    auto limited_data = is_test ? limited(std::move(loaders), run_->division(1),
+                                          config_.limit_test_batches, "limit_test_batches")
+                                : limited(std::move(loaders), run_->division(1),
+                                          config_.limit_val_batches, "limit_val_batches");
     const auto kind = is_test ? EvalKind::kTest : EvalKind::kValidation;
     const auto metrics = EvalLoop(*run_).run(kind, limited_data);
     result = {metrics->begin(), metrics->end()};
@@ -166,8 +175,8 @@ std::vector<torch::Tensor> Trainer::predict(Module& module, DataModule& data,
     if (loaders.empty()) {
       throw DataError("predict: the data module has no predict_dataloader(). Override it.");
     }
-    auto limited_data =
-        limited(std::move(loaders), config_.limit_predict_batches, "limit_predict_batches");
+    auto limited_data = limited(std::move(loaders), run_->division(1),
+                                config_.limit_predict_batches, "limit_predict_batches");
     predictions = EvalLoop(*run_).predict(limited_data);
   });
   return predictions;
@@ -190,7 +199,9 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
   callbacks_are_used_ = true;
   loggers_.clear();
   for (const auto& spec : config_.logger) {
-    loggers_.push_back(spec.create());
+    if (strategy_->is_global_zero()) {
+      loggers_.push_back(spec.create());
+    }
   }
   attach_callbacks_of(module);
   run_.reset(new Run{stage, config_, module, data, *strategy_, *precision_,
@@ -205,8 +216,8 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
     std::optional<SavedRun> saved;
     if (ckpt_path) {
       const auto own_run = run_directory_ ? std::optional(run_dir()) : std::nullopt;
-      checkpoint = open_checkpoint(*ckpt_path, searched_run_ ? searched_run_ : own_run,
-                                   config_.default_root_dir, class_name(module));
+      checkpoint.emplace(
+          find_checkpoint(*ckpt_path, searched_run_ ? searched_run_ : own_run, class_name(module)));
       saved.emplace(*checkpoint);
     }
     claim_run_directory(saved ? &*saved : nullptr);
@@ -219,6 +230,33 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
   } catch (...) {
     tell_of_failure(std::runtime_error("something was thrown that is no std::exception"));
     throw;
+  }
+}
+
+/// Rank 0 chooses it; every rank reads it.
+CheckpointReader Trainer::find_checkpoint(const std::string& ckpt_path,
+                                          const std::optional<fs::Path>& run,
+                                          const std::string& module_class) {
+  if (world().size() == 1) {
+    return open_checkpoint(ckpt_path, run, config_.default_root_dir, module_class);
+  }
+  std::optional<CheckpointReader> found;
+  if (world().is_global_zero()) {
+    found.emplace(open_checkpoint(ckpt_path, run, config_.default_root_dir, module_class));
+  }
+  const fs::Path path =
+      world().broadcast(found ? std::filesystem::absolute(found->path()).string() : std::string());
+  if (found) {
+    return std::move(*found);
+  }
+  try {
+    return CheckpointReader(path);
+  } catch (const Error& error) {
+    throw CheckpointError(
+        fmt::format("{}\n  Rank 0 can read this checkpoint, rank {} on {} cannot. Put runs on a "
+                    "disk that every "
+                    "node sees (trainer.default_root_dir), or copy the folder to each.",
+                    error.what(), world().rank(), host_name()));
   }
 }
 
@@ -269,8 +307,11 @@ void Trainer::set_up(const SavedRun* saved) {
     }
     seed_everything(saved->seed());  // before data is split, so that it is split as it was
   }
-  run_->data.prepare_data();
-  run_->module.prepare_data();
+  if (world().local_rank() == 0) {
+    run_->data.prepare_data();
+    run_->module.prepare_data();
+  }
+  world().barrier();
   run_->data.setup(stage_);
   run_->callbacks.call<&C::setup>(stage_);
   run_->module.setup(stage_);
@@ -289,7 +330,8 @@ void Trainer::set_up(const SavedRun* saved) {
     }
   }
   // Taken once: what a fit has made of the weights is not undone by the test after it.
-  if (const auto init_from = std::exchange(init_from_, std::nullopt); init_from && !saved) {
+  const auto init_from = std::exchange(init_from_, std::nullopt);
+  if (init_from && saved == nullptr && strategy_->is_global_zero()) {  // the others get them by it
     const bool is_checkpoint = std::filesystem::is_directory(*init_from);
     const safetensors::File weights(is_checkpoint ? *init_from / "model.safetensors" : *init_from);
     log::info(init_module_state(run_->module, weights));
@@ -308,6 +350,19 @@ void Trainer::tear_down(std::string_view status) {
 }
 
 void Trainer::claim_run_directory(const SavedRun* saved) {
+  if (strategy_->is_global_zero()) {
+    claim_run_directory_alone(saved);
+  }
+  const fs::Path path = world().broadcast(run_dir().string());
+  if (!strategy_->is_global_zero()) {
+    run_directory_.reset();
+    if (!path.empty()) {
+      run_directory_.emplace(path, /*writes=*/false);
+    }
+  }
+}
+
+void Trainer::claim_run_directory_alone(const SavedRun* saved) {
   const bool is_fit = stage_ == Stage::kFit;
   const auto of_checkpoint =
       saved != nullptr ? RunDirectory::containing(saved->path()) : std::nullopt;

@@ -61,7 +61,8 @@ class Trainer {
   std::vector<torch::Tensor> predict(Module& module, DataLoader loader,
                                      const CkptPath& ckpt_path = {});
 
-  /// Writes a complete checkpoint to the folder `path`, from a callback or hook during fit. Throws
+  /// Writes a complete checkpoint to the folder `path`, from a callback or hook during fit. Every
+  /// rank has to call it; rank 0 writes. Collective: yes. Throws
   /// UsageError inside an accumulation window or outside of fit, IoError when it cannot be written.
   /// Syncs: yes.
   void save_checkpoint(const fs::Path& path);
@@ -130,6 +131,9 @@ class Trainer {
   MetricMap evaluate(Stage stage, Module& module, DataModule& data, const CkptPath& ckpt_path);
   /// Chooses and locks the folder that this stage writes to.
   void claim_run_directory(const SavedRun* saved);
+  void claim_run_directory_alone(const SavedRun* saved);
+  CheckpointReader find_checkpoint(const std::string& ckpt_path, const std::optional<fs::Path>& run,
+                                   const std::string& module_class);
   void release_run_directory();
   void open_loggers(const SavedRun* saved);
   void add_default_callbacks();

@@ -164,6 +164,8 @@ struct TrainerConfig {
   bool benchmark = false;
   bool inference_mode = true;
   bool barebones = false;
+  bool use_distributed_sampler = true;
+  bool sync_batchnorm = false;
   std::string default_root_dir = "runs";
 
   static constexpr auto fields() {
@@ -188,7 +190,9 @@ struct TrainerConfig {
             "Number format: of everything (-true), or of matrix products only (-mixed).",
             one_of("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "32",
                    "64", "16", "bf16")),
-        field<&T::strategy>("How a step is spread over devices: auto or single_device."),
+        field<&T::strategy>(
+            "How a step is spread over devices: auto (ddp for several processes), single_device or "
+            "ddp."),
         field<&T::accumulate_grad_batches>(
             "Batches whose gradients make one optimizer step; {0: 8, 4: 2} changes it at epoch 4."),
         field<&T::gradient_clip_val>("Largest gradient norm, or element; unset or 0: no clipping.",
@@ -239,6 +243,10 @@ struct TrainerConfig {
         field<&T::inference_mode>(
             "validate, test and predict under inference mode instead of no_grad."),
         field<&T::barebones>("No logger, callback or sanity check of the Trainer's own."),
+        field<&T::use_distributed_sampler>(
+            "Let processes share the samples of a loader; false where each has data of its own."),
+        field<&T::sync_batchnorm>(
+            "Let batch norm layers take their statistics over the batches of all processes."),
         field<&T::default_root_dir>("Folder of the runs; each run gets version_N in it."),
     };
   }

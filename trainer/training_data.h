@@ -17,8 +17,10 @@ class TrainingData {
   struct Place {
     bool is_first;
     bool is_last;
-    double weight;           // of this batch's mean loss in the step's
+    double weight;           // of this batch's mean loss in the step's, times the ranks
     int64_t dataloader_idx;  // of the loaders in a sequential CombinedLoader
+    int64_t samples;         // of all ranks
+    bool counts;             // not a repetition, for a rank that has no samples left
   };
 
   explicit TrainingData(Run& run) : run_(run) {}
@@ -37,8 +39,9 @@ class TrainingData {
   /// True where their number changed.
   bool begin_epoch();
 
-  /// Fetches the batches of the next optimizer step. False where the data ended before one, which
-  /// only a stream does unforeseen: epoch_is_over() from then on.
+  /// Fetches the batches of the next optimizer step. Where only the ranks together know how many
+  /// they have, or how much they weigh, they ask each other: Collective. False where the data ended
+  /// before one, which only a stream does unforeseen: epoch_is_over() from then on.
   bool fetch_window();
   bool window_is_empty() const { return window_.empty(); }
   bool window_has_no_samples() const { return window_samples_ == 0; }
@@ -57,6 +60,9 @@ class TrainingData {
  private:
   void count_batches();
   nlohmann::json shape() const;
+  bool go_on_elsewhere(const nlohmann::json& saved, const nlohmann::json& present);
+  void fetch_own(int64_t wanted);
+  void sum_over_ranks(int64_t wanted);
 
   Run& run_;
   DataLoader loader_;
@@ -64,11 +70,17 @@ class TrainingData {
   struct Fetched {
     Batch batch;
     int64_t dataloader_idx;
+    double weight = 1;
+    int64_t samples = 0;
+    bool counts = true;
   };
   std::deque<Fetched> window_;    // batches of the window under way that are still to be trained on
   bool window_is_fresh_ = false;  // none of them was trained on yet
-  double window_weight_ = 0;      // sum of loss_weight() over the whole window
-  int64_t window_samples_ = 0;
+  double window_weight_ = 0;      // sum of loss_weight() over the whole window, and all ranks
+  int64_t window_samples_ = 0;    // of all ranks
+  bool ranks_are_even_ = true;    // every rank's batches have the same weight in this window
+  bool is_known_alone_ = true;    // no rank has to ask another one
+  Batch repeated_;                // for a rank whose data ended before that of others
   nlohmann::json restored_shape_, restored_loader_;
 };
 

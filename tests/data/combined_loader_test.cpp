@@ -150,7 +150,7 @@ TEST(CombinedLoader, RefusesWhatItCannotCombine) {
 
 TEST(CombinedLoader, DescribesAndDividesItsLoaders) {
   DataLoader loader = combined(CombineMode::kMinSize, {.global_batch_size = 4});
-  loader.divide_batches(2, 1);
+  loader.divide_batches({.world_size = 2, .shards = false});
   EXPECT_EQ(loader.shape().dump(),
             R"({"loaders":[{"batch_size":2,"samples":3,"shuffle":false},)"
             R"({"batch_size":2,"samples":5,"shuffle":false}],"mode":"min_size"})");

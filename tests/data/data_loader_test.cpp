@@ -356,34 +356,37 @@ TEST(DataLoader, RefusesPositionsOutOfRange) {
 TEST(DataLoader, DividesTheGlobalBatchOverProcessesAndAccumulation) {
   DataLoader loader(std::make_shared<Numbers>(100), {.global_batch_size = 24});
   EXPECT_EQ(loader.options().batch_size, 24);
-  loader.divide_batches(/*world_size=*/2, /*accumulate_grad_batches=*/3);
+  loader.divide_batches({.world_size = 2, .accumulate_grad_batches = 3, .shards = false});
   EXPECT_EQ(loader.options().batch_size, 4);
   EXPECT_EQ(loader.size(), 25);
   EXPECT_EQ(loader.shape().dump(), R"({"batch_size":4,"samples":100,"shuffle":false})");
   EXPECT_EQ(epoch_of(loader, 0, 24), (Batches{{96, 97, 98, 99}}));
-  loader.divide_batches(1, 1);
+  loader.divide_batches({});
   EXPECT_THROW(loader.next(), UsageError) << "the epoch that was under way is over";
 
   DataLoader own(std::make_shared<Numbers>(100), {.batch_size = 24});
-  own.divide_batches(2, 3);
+  own.divide_batches({.world_size = 2, .accumulate_grad_batches = 3, .shards = false});
   EXPECT_EQ(own.options().batch_size, 24);
 }
 
 TEST(DataLoader, RefusesAGlobalBatchThatDoesNotDivide) {
   for (const int64_t global : {10, 4, 9}) {
-    EXPECT_EQ(thrown<ConfigError>([&] { batch_size_for(global, 2, 4); }),
+    EXPECT_EQ(thrown<ConfigError>(
+                  [&] { batch_size_for(global, {.world_size = 2, .accumulate_grad_batches = 4}); }),
               "global_batch_size is " + std::to_string(global) +
                   ", which does not divide by 2 processes times accumulate_grad_batches 4.\n"
                   "  Choose a multiple of both.");
   }
-  EXPECT_EQ(batch_size_for(8, 2, 4), 1);
-  EXPECT_THROW(batch_size_for(8, std::numeric_limits<int64_t>::max(), 4), ConfigError);
+  EXPECT_EQ(batch_size_for(8, {.world_size = 2, .accumulate_grad_batches = 4}), 1);
+  EXPECT_THROW(batch_size_for(8, {.world_size = std::numeric_limits<int>::max(),
+                                  .accumulate_grad_batches = 4}),
+               ConfigError);
   EXPECT_EQ(thrown<ConfigError>([] {
               DataLoader(std::make_shared<Numbers>(5), {.batch_size = 2, .global_batch_size = 4});
             }),
             "in code: DataLoader: batch_size is 2 and global_batch_size is 4; give one of them.");
   DataLoader loader(std::make_shared<Numbers>(5), {.global_batch_size = 12, .drop_last = true});
-  EXPECT_THROW(loader.divide_batches(2, 1), DataError);
+  EXPECT_THROW(loader.divide_batches({.world_size = 2, .shards = false}), DataError);
 }
 
 TEST(DataLoader, IsEmptyWithoutData) {

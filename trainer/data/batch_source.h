@@ -14,6 +14,15 @@ namespace trainer {
 /// The size of what only its end tells.
 inline constexpr int64_t kUnknownSize = -1;
 
+/// Which part of each batch is one process's.
+struct Division {
+  int rank = 0;
+  int world_size = 1;
+  int64_t accumulate_grad_batches = 1;
+  /// The processes share the samples; else each one goes through all that its own loader has.
+  bool shards = true;
+};
+
 /// For one thread at a time. The members mean what they mean for DataLoader, which checks the
 /// numbers that start() is given.
 class BatchSource {
@@ -29,7 +38,9 @@ class BatchSource {
   virtual nlohmann::json shape() const = 0;
   virtual nlohmann::json state_dict() const { return nullptr; }
   virtual void load_state_dict(const nlohmann::json&) {}
-  virtual void divide_batches(int64_t, int64_t) {}
+  virtual void divide_batches(const Division&) {}
+  virtual std::optional<int64_t> global_samples() const { return std::nullopt; }
+  virtual bool is_repeated() const { return false; }
   virtual void keep_order() {}
 };
 

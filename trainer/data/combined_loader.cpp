@@ -183,10 +183,41 @@ nlohmann::json CombinedLoader::shape() const {
   return {{"mode", name_of(mode_)}, {"loaders", shapes}};
 }
 
-void CombinedLoader::divide_batches(int64_t world_size, int64_t accumulate_grad_batches) {
+void CombinedLoader::divide_batches(const Division& division) {
   for (auto& loader : loaders_) {
-    loader.divide_batches(world_size, accumulate_grad_batches);
+    loader.divide_batches(division);
   }
+}
+
+/// Whether the loader has no part in the last batch.
+bool CombinedLoader::is_left_out(size_t loader) const {
+  return mode_ == CombineMode::kSequential ? loader != current_
+                                           : mode_ == CombineMode::kMaxSize && ended_[loader];
+}
+
+std::optional<int64_t> CombinedLoader::global_samples() const {
+  int64_t sum = 0;
+  for (size_t i = 0; i < loaders_.size(); ++i) {
+    if (is_left_out(i)) {
+      continue;
+    }
+    const auto samples = loaders_[i].global_samples();
+    if (!samples) {
+      return std::nullopt;
+    }
+    sum += *samples;
+  }
+  return sum;
+}
+
+/// A batch of which some parts are repeated counts: it is the only one with the other parts.
+bool CombinedLoader::is_repeated() const {
+  for (size_t i = 0; i < loaders_.size(); ++i) {
+    if (!is_left_out(i) && !loaders_[i].is_repeated()) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void CombinedLoader::keep_order() {

@@ -42,7 +42,9 @@ class CombinedLoader : public BatchSource {
   void stop() override;
   int64_t dataloader_idx() const override { return static_cast<int64_t>(current_); }
   nlohmann::json shape() const override;
-  void divide_batches(int64_t world_size, int64_t accumulate_grad_batches) override;
+  void divide_batches(const Division& division) override;
+  std::optional<int64_t> global_samples() const override;
+  bool is_repeated() const override;
   void keep_order() override;
 
  private:
@@ -52,6 +54,7 @@ class CombinedLoader : public BatchSource {
   std::optional<Batch> next_parallel();
   std::optional<Batch> next_sequential();
   Batch restarted(size_t loader);
+  bool is_left_out(size_t loader) const;
 
   std::vector<DataLoader> loaders_;
   CombineMode mode_;

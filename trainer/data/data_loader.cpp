@@ -35,8 +35,8 @@ void DataLoaderOptions::validate() const {
   }
 }
 
-int64_t batch_size_for(int64_t global_batch_size, int64_t world_size,
-                       int64_t accumulate_grad_batches) {
+int64_t batch_size_for(int64_t global_batch_size, const Division& division) {
+  const auto [rank, world_size, accumulate_grad_batches, shards] = division;
   TRAINER_CHECK(world_size > 0 && accumulate_grad_batches > 0, "no process, or no batch of a step");
   const int64_t per_process = global_batch_size / world_size;
   const int64_t batch_size = per_process / accumulate_grad_batches;
@@ -73,13 +73,11 @@ class DataLoader::DatasetSource : public BatchSource {
   const DataLoaderOptions& options() const { return options_; }
 
   int64_t size() const override {
-    const bool has_rest = num_samples_ % options_.batch_size > 0;
-    return num_samples_ / options_.batch_size + (!options_.drop_last && has_rest);
+    const bool has_rest = num_samples_ % global_batch_size() > 0;
+    return num_samples_ / global_batch_size() + (!options_.drop_last && has_rest);
   }
 
-  int64_t num_samples(int64_t batch_idx) const {
-    return std::min(options_.batch_size, num_samples_ - batch_idx * options_.batch_size);
-  }
+  int64_t num_samples(int64_t batch_idx) const { return share_of(batch_idx).size; }
 
   void start(int64_t epoch, int64_t first_batch, int64_t num_batches) override {
     std::optional<Permutation> order;
@@ -89,26 +87,35 @@ class DataLoader::DatasetSource : public BatchSource {
     }
     const int64_t left = size() - first_batch;
     const int64_t count = num_batches < 0 ? left : std::min(num_batches, left);
+    next_batch_ = first_batch;
     prefetcher().start(
         [this, order, epoch](int64_t batch_idx) { return fetch(batch_idx, order, epoch); },
         first_batch, first_batch + count);
   }
 
-  std::optional<Batch> next() override { return prefetcher().next(); }
+  std::optional<Batch> next() override {
+    auto batch = prefetcher().next();
+    next_batch_ += batch ? 1 : 0;
+    return batch;
+  }
+  std::optional<int64_t> global_samples() const override {
+    return division_.shards ? std::optional(samples_in(next_batch_ - 1)) : std::nullopt;
+  }
+  bool is_repeated() const override { return share_of(next_batch_ - 1).size == 0; }
   void stop() override { prefetcher().stop(); }
 
   nlohmann::json shape() const override {
     return {{"samples", num_samples_},
-            {"batch_size", options_.batch_size},
+            {"batch_size", global_batch_size()},
             {"shuffle", options_.shuffle}};
   }
 
-  void divide_batches(int64_t world_size, int64_t accumulate_grad_batches) override {
+  void divide_batches(const Division& division) override {
+    division_ = division;
     if (options_.global_batch_size) {
-      options_.batch_size =
-          batch_size_for(*options_.global_batch_size, world_size, accumulate_grad_batches);
-      check_full_batch();
+      options_.batch_size = batch_size_for(*options_.global_batch_size, division);
     }
+    check_full_batch();
   }
 
   void keep_order() override { options_.shuffle = false; }
@@ -120,11 +127,11 @@ class DataLoader::DatasetSource : public BatchSource {
   }
 
   void check_full_batch() const {
-    if (options_.drop_last && num_samples_ < options_.batch_size) {
+    if (options_.drop_last && num_samples_ < global_batch_size()) {
       throw DataError(fmt::format(
           "DataLoader: {} has {} samples, not one full batch of {}. Lower batch_size, or turn "
           "drop_last off.",
-          dataset_name(), num_samples_, options_.batch_size));
+          dataset_name(), num_samples_, global_batch_size()));
     }
   }
 
@@ -159,10 +166,34 @@ class DataLoader::DatasetSource : public BatchSource {
     return *threads_;
   }
 
+  /// Of the processes that share the samples, together.
+  int64_t global_batch_size() const { return options_.batch_size * num_sharing(); }
+  int64_t num_sharing() const { return division_.shards ? division_.world_size : 1; }
+  int64_t samples_in(int64_t batch_idx) const {
+    return std::min(global_batch_size(), num_samples_ - batch_idx * global_batch_size());
+  }
+
+  /// Positions of an epoch.
+  struct Share {
+    int64_t begin;
+    int64_t size;
+  };
+  /// This process's part of a batch: of a smaller one, the first processes have one sample more.
+  Share share_of(int64_t batch_idx) const {
+    const int64_t begin = batch_idx * global_batch_size();
+    const int64_t rank = division_.shards ? division_.rank : 0;
+    const int64_t each = samples_in(batch_idx) / num_sharing();
+    const int64_t more = samples_in(batch_idx) % num_sharing();
+    return {begin + rank * each + std::min(rank, more), each + (rank < more ? 1 : 0)};
+  }
+
   Batch fetch(int64_t batch_idx, const std::optional<Permutation>& order, int64_t epoch) const {
     const at::NoGradGuard no_grad;
-    std::vector<int64_t> indices(static_cast<size_t>(num_samples(batch_idx)));
-    int64_t position = batch_idx * options_.batch_size;
+    auto [position, size] = share_of(batch_idx);
+    if (size == 0) {
+      position = batch_idx * global_batch_size();  // a repeated one
+    }
+    std::vector<int64_t> indices(static_cast<size_t>(std::max<int64_t>(size, 1)));
     for (int64_t& index : indices) {
       index = order ? (*order)[position] : position;
       ++position;
@@ -173,6 +204,8 @@ class DataLoader::DatasetSource : public BatchSource {
   DataLoaderOptions options_;
   std::shared_ptr<const Dataset> dataset_;
   int64_t num_samples_ = 0;
+  Division division_;
+  int64_t next_batch_ = 0;
   std::optional<Prefetcher> threads_;  // last: they use the rest
 };
 
@@ -258,12 +291,16 @@ nlohmann::json DataLoader::state_dict() const { return source().state_dict(); }
 
 void DataLoader::load_state_dict(const nlohmann::json& state) { source().load_state_dict(state); }
 
-void DataLoader::divide_batches(int64_t world_size, int64_t accumulate_grad_batches) {
+std::optional<int64_t> DataLoader::global_samples() const { return source().global_samples(); }
+
+bool DataLoader::is_repeated() const { return source().is_repeated(); }
+
+void DataLoader::divide_batches(const Division& division) {
   BatchSource& self = source();
   if (std::exchange(started_, false)) {
     self.stop();
   }
-  self.divide_batches(world_size, accumulate_grad_batches);
+  self.divide_batches(division);
 }
 
 void DataLoader::keep_order() { source().keep_order(); }

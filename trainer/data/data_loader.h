@@ -53,15 +53,18 @@ struct DataLoaderOptions {
   void validate() const;
 };
 
-/// The batch size that makes an optimizer step of `world_size` processes, each with
-/// `accumulate_grad_batches` batches, take `global_batch_size` samples. Throws ConfigError where
-/// that does not come out even.
-int64_t batch_size_for(int64_t global_batch_size, int64_t world_size,
-                       int64_t accumulate_grad_batches);
+/// The batch size with which an optimizer step of all processes, each with accumulate_grad_batches
+/// batches, takes `global_batch_size` samples. Throws ConfigError where that does not come out
+/// even.
+int64_t batch_size_for(int64_t global_batch_size, const Division& division);
 
 /// Position p of an epoch holds sample Permutation(dataset.size(), derive_seed(seed, epoch))[p]
 /// when shuffled, else sample p; batch b holds the positions from b * batch_size on. An
 /// IterableDataset gives its samples in its own order, and its number of batches is unknown.
+///
+/// Among several processes (divide_batches()) batch b of all of them together holds the positions
+/// from b * world_size * batch_size on, one process's after the other's: the same samples for any
+/// number of processes. The last batch is shared out evenly, down to no sample.
 ///
 /// The data set is called without gradients, and in the loader's threads LibTorch's operators use
 /// that one thread only.
@@ -87,15 +90,15 @@ class DataLoader {
 
   /// Batches in an epoch; kUnknownSize (-1) where only the end of the epoch tells.
   int64_t size() const;
-  /// Samples in batch `batch_idx` of an epoch: batch_size, or less for the last one. Throws
-  /// UsageError for a batch that is not there; as do the next two members, also where the batches
-  /// do not come from a Dataset.
+  /// Samples of this process in batch `batch_idx` of an epoch: batch_size, or less for the last
+  /// one, down to 0 where there are several processes. Throws UsageError for a batch that is not
+  /// there; as do the next two members, also where the batches do not come from a Dataset.
   int64_t num_samples(int64_t batch_idx) const;
   const Dataset& dataset() const;
   const DataLoaderOptions& options() const;
 
   /// What a position within an epoch depends on: {"samples": 100, "batch_size": 8, "shuffle":
-  /// true},
+  /// true}, where batch_size is that of all processes together,
   /// {"batch_size": 8} for a stream, {"mode": "min_size", "loaders": [...]} for a CombinedLoader.
   nlohmann::json shape() const;
 
@@ -110,6 +113,13 @@ class DataLoader {
   /// batch, which ends the epoch. Throws UsageError before the first start().
   std::optional<Batch> next();
 
+  /// Samples of all processes together in the batch that next() gave last; nothing where the
+  /// processes do not share their data in a way that tells.
+  std::optional<int64_t> global_samples() const;
+  /// That batch is a sample of another process, given so that this one can go on beside it: it has
+  /// none left of its own.
+  bool is_repeated() const;
+
   /// Which loader of a sequential CombinedLoader the last batch came from; 0 for all others.
   int64_t dataloader_idx() const;
 
@@ -123,10 +133,11 @@ class DataLoader {
   /// For the next start(), which throws CheckpointError where the state is of another position.
   void load_state_dict(const nlohmann::json& state);
 
-  /// Sets batch_size where global_batch_size was given; until then that stands for one process and
-  /// no accumulation. Ends an epoch that is under way. Throws ConfigError where it does not come
-  /// out even, DataError where drop_last then leaves nothing.
-  void divide_batches(int64_t world_size, int64_t accumulate_grad_batches);
+  /// Takes this process's part from now on, and sets batch_size where global_batch_size was given;
+  /// until then that stands for one process and no accumulation. Ends an epoch that is under way.
+  /// Throws ConfigError where it does not come out even, DataError where drop_last then leaves
+  /// nothing.
+  void divide_batches(const Division& division);
   /// Turns shuffle off, before the first start(): overfit_batches trains on the same batches again.
   void keep_order();
 

@@ -24,6 +24,12 @@ class IterableDataset {
  public:
   virtual ~IterableDataset() = default;
 
+  /// Called before start() where several processes share the stream. Return true, and give one of
+  /// `world_size` parts from then on, where that is cheaper than passing over the others' samples;
+  /// the parts may be of different lengths. The default gives every process the whole stream, of
+  /// which the loader takes its part.
+  virtual bool shard(int /*rank*/, int /*world_size*/) { return false; }
+
   /// Goes to the first sample of an epoch.
   virtual void start(int64_t epoch) = 0;
   /// The next sample, its tensors without a batch dimension; nothing at the end of the epoch.

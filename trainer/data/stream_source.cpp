@@ -1,5 +1,6 @@
 #include <trainer/data/stream_source.h>
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -52,11 +53,12 @@ void StreamSource::start(int64_t epoch, int64_t first_batch, int64_t num_batches
   epoch_ = epoch;
   next_batch_ = first_batch;
   ended_ = false;
-  positions_.clear();
+  fetched_.clear();
+  last_ = {};
   const at::NoGradGuard no_grad;
   dataset_->start(epoch);
   if (!restore(epoch, first_batch) && first_batch > 0) {
-    dataset_->skip(first_batch * options_.batch_size);
+    dataset_->skip(first_batch * options_.batch_size * num_sharing());
   }
   constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
   const bool has_end = num_batches >= 0 && num_batches <= kMax - first_batch;
@@ -89,11 +91,12 @@ Batch StreamSource::fetch() {
   }
   const at::NoGradGuard no_grad;
   try {
-    Batch batch = pull();
+    Fetched fetched;
+    Batch batch = pull(fetched);
     ended_ = batch.empty();
-    auto position = dataset_->state_dict();
+    fetched.position = dataset_->state_dict();
     const std::lock_guard lock(mutex_);
-    positions_.push_back(std::move(position));
+    fetched_.push_back(std::move(fetched));
     return batch;
   } catch (...) {
     ended_ = true;
@@ -101,9 +104,11 @@ Batch StreamSource::fetch() {
   }
 }
 
-Batch StreamSource::pull() {
+/// This process's part of the samples of a batch, one process's after the other's.
+Batch StreamSource::pull(Fetched& fetched) {
+  const int64_t wanted = options_.batch_size * num_sharing();
   std::vector<Batch> samples;
-  while (static_cast<int64_t>(samples.size()) < options_.batch_size) {
+  while (static_cast<int64_t>(samples.size()) < wanted) {
     auto sample = dataset_->next();
     if (!sample) {
       break;
@@ -116,8 +121,25 @@ Batch StreamSource::pull() {
           samples.size() - 1, form(samples.back()), form(samples.front())));
     }
   }
-  const bool is_full = static_cast<int64_t>(samples.size()) == options_.batch_size;
-  return samples.empty() || (options_.drop_last && !is_full) ? Batch() : stack_samples(samples);
+  const auto size = static_cast<int64_t>(samples.size());
+  if (size == 0 || (options_.drop_last && size < wanted)) {
+    return {};
+  }
+  fetched.global_samples = size;
+  const int64_t rank = is_whole_ ? division_.rank : 0;
+  const int64_t each = size / num_sharing();
+  const int64_t more = size % num_sharing();
+  const int64_t begin = rank * each + std::min(rank, more);
+  const int64_t own = each + (rank < more ? 1 : 0);
+  fetched.is_repeated = own == 0;
+  if (own == 0) {
+    return stack_samples({samples.front()});
+  }
+  if (own < size) {
+    samples.erase(samples.begin() + begin + own, samples.end());
+    samples.erase(samples.begin(), samples.begin() + begin);
+  }
+  return stack_samples(samples);
 }
 
 std::optional<Batch> StreamSource::next() {
@@ -128,21 +150,32 @@ std::optional<Batch> StreamSource::next() {
   }
   ++next_batch_;
   const std::lock_guard lock(mutex_);
-  auto position = std::move(positions_.front());
-  positions_.pop_front();
-  state_ = position.is_null()
-               ? nlohmann::json()
-               : nlohmann::json{
-                     {"epoch", epoch_}, {"batch", next_batch_}, {"dataset", std::move(position)}};
+  last_ = std::move(fetched_.front());
+  fetched_.pop_front();
+  state_ = last_.position.is_null() ? nlohmann::json()
+                                    : nlohmann::json{{"epoch", epoch_},
+                                                     {"batch", next_batch_},
+                                                     {"dataset", std::move(last_.position)}};
   return batch;
 }
 
-nlohmann::json StreamSource::shape() const { return {{"batch_size", options_.batch_size}}; }
+nlohmann::json StreamSource::shape() const {
+  return {{"batch_size", options_.batch_size * num_sharing()}};
+}
 
-void StreamSource::divide_batches(int64_t world_size, int64_t accumulate_grad_batches) {
+std::optional<int64_t> StreamSource::global_samples() const {
+  return is_whole_ && division_.shards ? std::optional(last_.global_samples) : std::nullopt;
+}
+
+void StreamSource::divide_batches(const Division& division) {
+  division_ = division;
+  if (!division.shards) {
+    division_.world_size = 1;
+    division_.rank = 0;
+  }
+  is_whole_ = division_.world_size == 1 || !dataset_->shard(division_.rank, division_.world_size);
   if (options_.global_batch_size) {
-    options_.batch_size =
-        batch_size_for(*options_.global_batch_size, world_size, accumulate_grad_batches);
+    options_.batch_size = batch_size_for(*options_.global_batch_size, division);
   }
 }
 

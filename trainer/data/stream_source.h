@@ -28,24 +28,37 @@ class StreamSource : public BatchSource {
   nlohmann::json shape() const override;
   nlohmann::json state_dict() const override { return state_; }
   void load_state_dict(const nlohmann::json& state) override { restored_ = state; }
-  void divide_batches(int64_t world_size, int64_t accumulate_grad_batches) override;
+  void divide_batches(const Division& division) override;
+  std::optional<int64_t> global_samples() const override;
+  bool is_repeated() const override { return last_.is_repeated; }
 
  private:
+  /// What is to be known of a batch beside its samples.
+  struct Fetched {
+    nlohmann::json position = nullptr;  // of the data set after it
+    int64_t global_samples = 0;
+    bool is_repeated = false;
+  };
+
   bool restore(int64_t epoch, int64_t first_batch);
   Batch fetch();
-  Batch pull();
+  Batch pull(Fetched& fetched);
+  int num_sharing() const { return is_whole_ ? division_.world_size : 1; }
 
   std::shared_ptr<IterableDataset> dataset_;
   DataLoaderOptions options_;
   int64_t epoch_ = 0;
   int64_t next_batch_ = 0;
-  nlohmann::json state_ = nullptr;     // after the last batch that next() gave
+  Division division_;
+  bool is_whole_ = true;               // the data set gives every process all samples
+  Fetched last_;                       // of the last batch that next() gave
+  nlohmann::json state_ = nullptr;     // after it
   nlohmann::json restored_ = nullptr;  // for the next start()
 
-  bool ended_ = false;                    // as are all below, of the fetching thread
-  std::mutex mutex_;                      // for positions_
-  std::deque<nlohmann::json> positions_;  // of the data set after each batch that is fetched
-  Prefetcher prefetcher_;                 // last: its thread uses the rest
+  bool ended_ = false;           // as are all below, of the fetching thread
+  std::mutex mutex_;             // for fetched_
+  std::deque<Fetched> fetched_;  // batches that next() did not give yet
+  Prefetcher prefetcher_;        // last: its thread uses the rest
 };
 
 }  // namespace trainer

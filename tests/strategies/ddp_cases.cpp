@@ -1,0 +1,317 @@
+// Trains a number of small modules, one after the other, and writes what came out of each to
+// OUT/<case>.safetensors: every parameter, and the metrics of the last epoch. Started alone or
+// under mpirun; ddp_parity_test.cpp compares.
+//
+//   ddp_cases OUT [CASE...]
+
+#include <functional>
+#include <iostream>
+#include <map>
+#include <string>
+
+#include <strategies/ddp.h>
+#include <trainer/api.h>
+#include <trainer/builtins.h>
+#include <trainer/checkpoint/safetensors.h>
+#include <trainer/cli/plugin.h>
+#include <trainer/world.h>
+
+namespace trainer::test {
+namespace {
+
+namespace F = torch::nn::functional;
+
+constexpr int64_t kSteps = 50;
+constexpr int64_t kGlobalBatch = 12;  // divides by 1, 2 and 4 ranks times 3 accumulated batches
+
+/// [samples, 6] numbers with a class each.
+class CaseData : public DataModule {
+ public:
+  explicit CaseData(int64_t num_samples = 120) {
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(uint64_t{123});
+    const auto x = torch::randn({num_samples, 6}, generator);
+    const auto y = (x.sum(1) > 0).to(torch::kInt64) + (x.select(1, 0) > 1).to(torch::kInt64);
+    data_ = std::make_shared<TensorDataset>(std::vector<torch::Tensor>{x, y});
+  }
+  DataLoader train_dataloader() override {
+    return {data_, {.global_batch_size = kGlobalBatch, .shuffle = true}};
+  }
+  DataLoader val_dataloader() override { return {data_, {.batch_size = 7}}; }
+
+ protected:
+  std::shared_ptr<TensorDataset> data_;
+};
+
+/// The same samples as a stream.
+class Stream : public IterableDataset {
+ public:
+  explicit Stream(std::shared_ptr<TensorDataset> data) : data_(std::move(data)) {}
+  void start(int64_t) override { next_ = 0; }
+  std::optional<Batch> next() override {
+    if (next_ == data_->size()) {
+      return std::nullopt;
+    }
+    const auto batch = data_->get_batch({&next_, 1});
+    ++next_;
+    return Batch{batch[size_t{0}][0], batch[size_t{1}][0]};
+  }
+
+ private:
+  std::shared_ptr<TensorDataset> data_;
+  int64_t next_ = 0;
+};
+
+class StreamData : public CaseData {
+ public:
+  using CaseData::CaseData;
+  DataLoader train_dataloader() override {
+    return {std::make_shared<Stream>(data_), {.global_batch_size = kGlobalBatch}};
+  }
+};
+
+class CaseModule : public Module {
+ public:
+  CaseModule()
+      : fc1_(register_module("fc1", torch::nn::Linear(6, 16))),
+        fc2_(register_module("fc2", torch::nn::Linear(16, 16))),
+        fc3_(register_module("fc3", torch::nn::Linear(16, 3))) {}
+
+  virtual torch::Tensor forward(const torch::Tensor& x) {
+    return fc3_(torch::tanh(fc2_(torch::tanh(fc1_(x)))));
+  }
+  torch::Tensor training_step(const Batch& batch, int64_t) override {
+    auto [x, y] = batch.unpack<2>();
+    auto loss = F::cross_entropy(forward(x), y);
+    log("train_loss", loss, {.on_step = false, .on_epoch = true});
+    return loss;
+  }
+  void validation_step(const Batch& batch, int64_t) override {
+    auto [x, y] = batch.unpack<2>();
+    const auto scores = forward(x);
+    log("val_loss", F::cross_entropy(scores, y));
+    log("val_max", scores.max(), {.reduce_fx = ReduceFx::kMax});
+    accuracy_->update(scores, y);
+    log("val_accuracy", *accuracy_);
+    log("val_samples", static_cast<double>(x.size(0)), {.reduce_fx = ReduceFx::kSum});
+  }
+  OptimizerConfig configure_optimizers() override {
+    return std::make_unique<optim::AdamW>(parameters(), optim::AdamWOptions(0.01).eps(1e-4));
+  }
+
+ protected:
+  torch::nn::Linear fc1_, fc2_, fc3_;
+  std::shared_ptr<metrics::Accuracy> accuracy_ = register_module(
+      "accuracy", std::make_shared<metrics::Accuracy>(metrics::AccuracyOptions{.num_classes = 3}));
+};
+
+/// A layer that only some batches use (on one rank, it may be, and not on another), one that none
+/// uses, and a frozen one.
+class UnusedModule : public CaseModule {
+ public:
+  UnusedModule()
+      : sometimes_(register_module("sometimes", torch::nn::Linear(16, 3))),
+        never_(register_module("never", torch::nn::Linear(2, 2))),
+        frozen_(register_module("frozen", torch::nn::Linear(6, 6))) {
+    frozen_->weight.requires_grad_(false);
+    frozen_->bias.requires_grad_(false);
+  }
+  torch::Tensor forward(const torch::Tensor& x) override {
+    const auto hidden = torch::tanh(fc2_(torch::tanh(fc1_(frozen_(x)))));
+    // Per sample, so that the gradient is the same however samples are batched.
+    const auto is_on = (x.select(1, 1) > 1.2).unsqueeze(1);
+    auto scores = fc3_(hidden);
+    return is_on.any().item<bool>() ? scores + sometimes_(hidden) * is_on : scores;
+  }
+
+ private:
+  torch::nn::Linear sometimes_, never_, frozen_;
+};
+
+/// The loss is a sum over what counts in each sample, as tokens do.
+class WeightedModule : public CaseModule {
+  static torch::Tensor counts(const Batch& batch) {
+    return batch[size_t{0}].select(1, 2).abs().mul(3).floor();
+  }
+  double loss_weight(const Batch& batch) const override {
+    return counts(batch).sum().item<double>();
+  }
+  torch::Tensor training_step(const Batch& batch, int64_t) override {
+    auto [x, y] = batch.unpack<2>();
+    const auto each =
+        F::cross_entropy(forward(x), y, F::CrossEntropyFuncOptions().reduction(torch::kNone));
+    const auto weights = counts(batch);
+    return (each * weights).sum() / weights.sum().clamp_min(1);
+  }
+};
+
+class SyncBatchNormModule : public CaseModule {
+ public:
+  SyncBatchNormModule() : norm_(register_module("norm", torch::nn::BatchNorm1d(16))) {}
+  torch::Tensor forward(const torch::Tensor& x) override {
+    return fc3_(torch::tanh(fc2_(torch::tanh(norm_(fc1_(x))))));
+  }
+
+ private:
+  torch::nn::BatchNorm1d norm_;
+};
+
+/// Two optimizers by hand; the second one's gradient comes in two backward passes.
+class ByHandModule : public CaseModule {
+  bool automatic_optimization() const override { return false; }
+  OptimizerConfig configure_optimizers() override {
+    auto rest = fc2_->parameters();
+    const auto last = fc3_->parameters();
+    rest.insert(rest.end(), last.begin(), last.end());
+    return {
+        OptimizerConfig(std::make_unique<optim::SGD>(fc1_->parameters(), 0.05)),
+        OptimizerConfig(std::make_unique<optim::AdamW>(rest, optim::AdamWOptions(0.01).eps(1e-4)))};
+  }
+  torch::Tensor training_step(const Batch& batch, int64_t) override {
+    auto [x, y] = batch.unpack<2>();
+    auto first = optimizer(0);
+    auto second = optimizer(1);
+    {
+      const auto toggled = toggle(first);
+      first.zero_grad();
+      manual_backward(F::cross_entropy(forward(x), y));
+      first.clip_by_norm(0.5);
+      first.step();
+    }
+    second.zero_grad();
+    auto loss = F::cross_entropy(forward(x), y);
+    manual_backward(loss);
+    manual_backward(forward(x).square().mean() * 0.1);
+    second.step();
+    log("train_loss", loss, {.on_step = false, .on_epoch = true});
+    return loss;
+  }
+};
+
+class InTurnModule : public CaseModule {
+  OptimizerConfig configure_optimizers() override {
+    return {OptimizerConfig(std::make_unique<optim::SGD>(fc1_->parameters(), 0.05)).frequency(1),
+            OptimizerConfig(std::make_unique<optim::AdamW>(fc2_->parameters(),
+                                                           optim::AdamWOptions(0.01).eps(1e-4)))
+                .frequency(2)};
+  }
+};
+
+struct Case {
+  std::function<std::shared_ptr<Module>()> module = [] { return std::make_shared<CaseModule>(); };
+  std::function<std::shared_ptr<DataModule>()> data = [] { return std::make_shared<CaseData>(); };
+  TrainerConfig config = {};
+};
+
+TrainerConfig base() {
+  TrainerConfig config;
+  config.precision = "64-true";
+  config.max_steps = kSteps;
+  config.logger = {};
+  config.enable_checkpointing = false;
+  config.enable_progress_bar = false;
+  config.enable_model_summary = false;
+  return config;
+}
+
+template <class M>
+std::shared_ptr<Module> make() {
+  return std::make_shared<M>();
+}
+
+std::map<std::string, Case> cases() {
+  std::map<std::string, Case> all;
+  const auto add = [&](const std::string& name, const std::function<void(Case&)>& change) {
+    Case one;
+    one.config = base();
+    change(one);
+    all.emplace(name, std::move(one));
+  };
+  const auto uneven = [](Case& c) { c.data = [] { return std::make_shared<CaseData>(101); }; };
+  add("plain", [](Case&) {});
+  add("uneven", uneven);  // the last batch of an epoch has 5 samples
+  add("one_left", [](Case& c) { c.data = [] { return std::make_shared<CaseData>(97); }; });
+  add("accumulation", [&](Case& c) {
+    c.config.accumulate_grad_batches = 3;
+    uneven(c);
+  });
+  add("clip_norm", [](Case& c) { c.config.gradient_clip_val = 0.3; });
+  add("clip_value", [](Case& c) {
+    c.config.gradient_clip_val = 0.01;
+    c.config.gradient_clip_algorithm = "value";
+  });
+  add("float32", [](Case& c) { c.config.precision = "32-true"; });
+  add("bf16_mixed", [](Case& c) { c.config.precision = "bf16-mixed"; });
+  add("fp16_mixed", [](Case& c) { c.config.precision = "16-mixed"; });
+  add("unused", [&](Case& c) {
+    c.module = make<UnusedModule>;
+    uneven(c);
+  });
+  add("weighted", [&](Case& c) {
+    c.module = make<WeightedModule>;
+    uneven(c);
+  });
+  add("by_hand", [&](Case& c) {
+    c.module = make<ByHandModule>;
+    uneven(c);
+  });
+  add("in_turn", [](Case& c) { c.module = make<InTurnModule>; });
+  add("stream", [](Case& c) { c.data = [] { return std::make_shared<StreamData>(101); }; });
+  add("sync_batchnorm", [&](Case& c) {
+    c.module = make<SyncBatchNormModule>;
+    c.config.sync_batchnorm = true;
+    uneven(c);
+  });
+  if (world().size() > 1) {  // alone they are as "plain" and "unused"
+    add("static_graph", [](Case& c) { c.config.strategy = use<DDP>({.static_graph = true}); });
+    add("small_buckets", [&](Case& c) {
+      c.module = make<UnusedModule>;
+      c.config.strategy = use<DDP>({.bucket_mb = 0.001});
+      uneven(c);
+    });
+  }
+  return all;
+}
+
+void run(const std::string& name, const Case& one, const fs::Path& out) {
+  seed_everything(7);
+  const auto module = one.module();
+  const auto data = one.data();
+  Trainer trainer(one.config);
+  trainer.fit(*module, *data);
+  if (!world().is_global_zero()) {
+    return;
+  }
+  safetensors::Tensors tensors;
+  for (const auto& item : module->named_parameters()) {
+    tensors.emplace_back("weight/" + item.key(), item.value().detach());
+  }
+  for (const auto& [metric, value] : trainer.callback_metrics()) {
+    tensors.emplace_back("metric/" + metric, torch::tensor({value}, torch::kFloat64));
+  }
+  safetensors::save(out / (name + ".safetensors"), tensors);
+}
+
+int main_of_cases(int argc, char** argv) {
+  register_builtins();
+  const fs::Path out = argv[1];
+  const std::vector<std::string> wanted(argv + 2, argv + argc);
+  for (const auto& [name, one] : cases()) {
+    if (wanted.empty() || std::find(wanted.begin(), wanted.end(), name) != wanted.end()) {
+      run(name, one, out);
+    }
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace trainer::test
+
+int main(int argc, char** argv) {
+  try {
+    return trainer::test::main_of_cases(argc, argv);
+  } catch (const std::exception& error) {
+    std::cerr << "rank " << trainer::world().rank() << ": " << error.what() << std::endl;
+    trainer::world().abort(1);
+    return 1;
+  }
+}
