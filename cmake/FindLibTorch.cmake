@@ -55,11 +55,13 @@ if(LibTorch_torch_cpu_LIBRARY)
   list(APPEND _cuda_hints ${CUDAToolkit_ROOT} $ENV{CUDAToolkit_ROOT} $ENV{CUDA_HOME} /usr/local/cuda)
   find_path(LibTorch_CUDA_INCLUDE_DIR cuda_runtime_api.h PATHS ${_cuda_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
   find_path(LibTorch_CUDA_CRT_INCLUDE_DIR crt/host_defines.h PATHS ${_cuda_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
+  find_path(LibTorch_CUDA_CCCL_INCLUDE_DIR nv/target PATHS ${_cuda_hints} PATH_SUFFIXES include include/cccl
+            NO_DEFAULT_PATH)
   # A wheel has no libcudart.so without a version.
   find_library(LibTorch_cudart_LIBRARY NAMES libcudart.so.13 libcudart.so.12 cudart PATHS ${_cuda_hints}
                PATH_SUFFIXES lib lib64 NO_DEFAULT_PATH)
   set(_cuda_parts LibTorch_torch_cuda_LIBRARY LibTorch_c10_cuda_LIBRARY LibTorch_CUDA_INCLUDE_DIR
-                  LibTorch_CUDA_CRT_INCLUDE_DIR LibTorch_cudart_LIBRARY)
+                  LibTorch_CUDA_CRT_INCLUDE_DIR LibTorch_CUDA_CCCL_INCLUDE_DIR LibTorch_cudart_LIBRARY)
   mark_as_advanced(${_cuda_parts})
   set(LibTorch_HAS_CUDA ON)
   foreach(_part IN LISTS _cuda_parts)
@@ -93,7 +95,7 @@ if(LibTorch_FOUND AND LibTorch_HAS_CUDA AND NOT TARGET LibTorch::cuda)
   add_library(LibTorch::cudart SHARED IMPORTED)
   set_target_properties(LibTorch::cudart PROPERTIES
     IMPORTED_LOCATION ${LibTorch_cudart_LIBRARY}
-    INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_CUDA_INCLUDE_DIR};${LibTorch_CUDA_CRT_INCLUDE_DIR}")
+    INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_CUDA_INCLUDE_DIR};${LibTorch_CUDA_CRT_INCLUDE_DIR};${LibTorch_CUDA_CCCL_INCLUDE_DIR}")
   add_library(LibTorch::c10_cuda SHARED IMPORTED)
   set_target_properties(LibTorch::c10_cuda PROPERTIES
     IMPORTED_LOCATION ${LibTorch_c10_cuda_LIBRARY} INTERFACE_LINK_LIBRARIES "LibTorch::c10;LibTorch::cudart")

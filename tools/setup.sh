@@ -21,8 +21,8 @@ packages=(clang libclang-rt-14-dev g++ cmake ninja-build ccache pkg-config git c
 
 # LibTorch is the torch wheel. Its CPU library was linked against these two CUDA libraries and needs them to load.
 cpu_set=(torch==2.15.0 nvidia-cuda-runtime==13.2.86 nvidia-cuda-cupti==13.2.86)
-# NCCL with its header, and crt/host_defines.h, which the CUDA headers include.
-cuda_build_set=(nvidia-nccl-cu13==2.30.7 nvidia-cuda-crt==13.2.86)
+# NCCL with its header, and crt/host_defines.h and nv/target, which the CUDA headers include.
+cuda_build_set=(nvidia-nccl-cu13==2.30.7 nvidia-cuda-crt==13.2.86 nvidia-cuda-cccl==13.2.86)
 
 venv=.deps/venv
 libtorch=.deps/libtorch
