@@ -11,11 +11,16 @@
 #   cold_start      start to first training step      a bare LibTorch program's         start_s <= 0.8
 #   loader          DataLoader on the digits          PyTorch's DataLoader              ratio <= 0.1
 #   vs_lightning    Trainer::fit, small MLP           the same on Lightning             ratio <= 0.1
+#   ddp             DDP on 2 ranks, GPT 0.1 M         our own step on 1 rank            ratio <= 1.12
+#   allreduce       all_reduce between 2 ranks        MPI_Allreduce                     speed_26m >= 1.2
 #
 # The lines before the last: log_cost says what a call costs (ns_per_log), vs_lightning has the ratio of start-up (at
 # most 0.2) and of resident memory (ours at most 180 MB), and loader how much of the time of a step the examples wait
 # for their data (wait_share, at most 0.05).
-# loader and vs_lightning install Lightning into .deps/venv-lightning first (5 GB).
+# ddp also has the same step by that of Lightning DDP over gloo (at most 0.263), and of GPT 10.9 M the throughput by that
+# of two copies on one rank each, running at the same time (throughput, at least 0.985; Lightning's beside it). Each rank
+# has one core. allreduce has what a small one adds (added_us, at most 0.3) and the worst speed from 16 KB to 1 MB (0.95).
+# ddp, loader and vs_lightning install Lightning into .deps/venv-lightning first (5 GB).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -34,7 +39,7 @@ while (($# > 0)); do
   esac
 done
 case $name in
-  step_overhead | five_logs | log_cost | cold_start | loader | vs_lightning) ;;
+  step_overhead | five_logs | log_cost | cold_start | loader | vs_lightning | ddp | allreduce) ;;
   *) usage >&2 && exit 2 ;;
 esac
 
@@ -62,6 +67,20 @@ trap 'rm -rf "$folder"' EXIT
 fit() {
   echo "$programs/$1 fit --config configs/$2.yaml --trainer.callbacks=[$3] --trainer.default_root_dir=$folder"
 }
+# A GPT by our step_time, on one rank or under $ranks; by Lightning; STEPS LAYERS DIM HEADS BLOCK BATCH.
+ranks="mpirun --allow-run-as-root --bind-to core --map-by core -n 2"
+gpt() {
+  echo "$programs/step_time fit --config configs/gpt_bytes.yaml --trainer.callbacks=[StepTime] --trainer.logger=[]" \
+    "--trainer.enable_checkpointing=false --trainer.enable_progress_bar=false --trainer.enable_model_summary=false" \
+    "--trainer.limit_val_batches=0 --trainer.gradient_clip_val=null --trainer.default_root_dir=$folder" \
+    "--trainer.max_steps=$1 --model.init_args.sample_tokens=1 --model.init_args.num_layers=$2 --model.init_args.dim=$3" \
+    "--model.init_args.num_heads=$4 --model.init_args.block_size=$5 --data.init_args.block_size=$5" \
+    "--data.init_args.batch_size=$6"
+}
+lightning_gpt() {
+  echo "$venv/bin/python benchmarks/lightning_gpt.py --ranks 2 --steps $1 --layers $2 --dim $3 --heads $4 --block $5 --batch $6"
+}
+copies="python3 benchmarks/copies.py 2 us_per_step"
 case $name in
   step_overhead) compare "$name" us_per_step "$programs/step_overhead ours" "$programs/step_overhead bare" ;;
   five_logs) compare "$name" us_per_step "$programs/step_overhead ours 20000 5" "$programs/step_overhead bare" ;;
@@ -74,6 +93,17 @@ case $name in
     compare "$name/gpt_bytes" wait_share "$(fit loader_wait gpt_bytes LoaderWait) $quiet --trainer.max_steps=100"
     compare "$name" us_per_sample "$programs/loader" "$venv/bin/python benchmarks/loader.py"
     ;;
+  ddp)
+    install_lightning
+    # The time of two copies by that of two ranks is how much of their throughput is left.
+    big="6 384 6 128 8"
+    compare "$name/throughput" us_per_step "$copies $(gpt 20 $big)" "$ranks $(gpt 20 $big)"
+    compare "$name/throughput_of_lightning" us_per_step "$copies $(gpt 20 $big)" "$(lightning_gpt 20 $big)"
+    small="2 64 2 32 4"
+    compare "$name/by_lightning" us_per_step "$ranks $(gpt 1000 $small)" "$(lightning_gpt 200 $small)"
+    compare "$name" us_per_step "$ranks $(gpt 1000 $small)" "$(gpt 1000 $small)"
+    ;;
+  allreduce) compare "$name" speed_26m,speed_16k_to_1m,added_us "$ranks $programs/allreduce" ;;
   vs_lightning)
     install_lightning
     compare "$name" us_per_step,start_s,rss_mb "$programs/step_overhead ours 3500" \

@@ -63,7 +63,7 @@ def problems_of(path, header):
     if is_ours(header) and header.startswith("examples/"):
         yield f"{path} includes {header}: nothing includes an example"
     for pattern, home, name in CONFINED:
-        if re.match(pattern, header) and not re.match(home, path) and not path.startswith("tests/"):
+        if re.match(pattern, header) and not re.match(home, path) and not path.startswith(("tests/", "benchmarks/")):
             yield f"{path} includes {header}: {name} is known only in {home}"
 
 

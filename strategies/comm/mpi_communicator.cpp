@@ -4,6 +4,7 @@
 #include <deque>
 #include <limits>
 #include <optional>
+#include <thread>
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/maximum.h>
@@ -172,8 +173,12 @@ class MPICommunicator::Operation : public Work::State {
     return done_;
   }
   void wait() override {
-    while (!done_) {
+    constexpr int kSpins = 1000;  // while the others are near: a tenth of a millisecond
+    for (int i = 0; !done_; ++i) {
       engine_->advance();
+      if (i > kSpins) {
+        std::this_thread::yield();  // where cores are short, another rank may need this one
+      }
     }
   }
 

@@ -4,6 +4,7 @@
 #include <strategies/comm/communicator.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <vector>
 
@@ -309,6 +310,38 @@ TEST_F(CommunicatorTest, AParameterThatRequiresGradientsIsReducedToo) {
   comm().all_reduce(parameter);
   comm().all_reduce_async(parameter, ReduceOp::kMean).wait();
   EXPECT_EQ(parameter[0].item<float>(), static_cast<float>(size()));
+}
+
+/// More bytes than an int counts. Slow: TRAINER_LARGE_BUFFERS=1 asks for it.
+TEST_F(CommunicatorTest, BuffersOfMoreThan2GiB) {
+  if (std::getenv("TRAINER_LARGE_BUFFERS") == nullptr) {
+    GTEST_SKIP() << "run long_communicator_test";
+  }
+  constexpr int64_t kBytes = (int64_t{2} << 30) + 4099;
+  const auto is_right = [](const torch::Tensor& tensor, int64_t at, int64_t value) {
+    return tensor[at].item<int64_t>() == value && tensor[-1].item<int64_t>() == value;
+  };
+  auto tensor = torch::full({kBytes}, rank() + 1, torch::kUInt8);
+  comm().all_reduce(tensor);
+  EXPECT_TRUE(is_right(tensor, int64_t{1} << 31, size() * (size() + 1) / 2));
+  tensor.fill_(rank() + 1);
+  comm().all_reduce_async(tensor, ReduceOp::kMax).wait();
+  EXPECT_TRUE(is_right(tensor, int64_t{1} << 31, size()));
+  tensor.fill_(rank());
+  comm().broadcast(tensor, size() - 1);
+  EXPECT_TRUE(is_right(tensor, int64_t{1} << 31, size() - 1));
+  if (rank() < 2 && size() > 1) {
+    tensor.fill_(rank() + 5);
+    rank() == 0 ? comm().send(tensor, 1) : comm().recv(tensor, 0);
+    EXPECT_TRUE(is_right(tensor, int64_t{1} << 31, 5));
+  }
+  tensor.reset();
+  auto part = torch::full({kBytes / size()}, rank() + 1, torch::kUInt8);
+  auto whole = torch::empty({size(), kBytes / size()}, torch::kUInt8);
+  comm().all_gather(whole, part);
+  EXPECT_TRUE(is_right(whole[size() - 1], kBytes / size() - 1, size()));
+  comm().reduce_scatter(part, whole);
+  EXPECT_TRUE(is_right(part, 0, size() * (rank() + 1)));
 }
 
 template <class E, class F>

@@ -16,6 +16,8 @@
 #include <trainer/cli/plugin.h>
 #include <trainer/world.h>
 
+#include <tests/support/process.h>
+
 namespace trainer::test {
 namespace {
 
@@ -196,6 +198,32 @@ class InTurnModule : public CaseModule {
   }
 };
 
+/// Images of digits, or text, for the modules of the examples.
+class ExampleData : public DataModule {
+ public:
+  explicit ExampleData(bool is_text) {
+    const auto table = data::read_csv(tests_dir().parent_path() / "data/digits.csv.gz");
+    const auto rows = table.narrow(0, 0, 101);
+    if (is_text) {
+      const auto tokens = rows.narrow(1, 0, 33).to(torch::kInt64);
+      tensors_ = {tokens.narrow(1, 0, 32).contiguous(), tokens.narrow(1, 1, 32).contiguous()};
+    } else {
+      tensors_ = {rows.narrow(1, 0, 64).div(16).reshape({-1, 1, 8, 8}),
+                  rows.select(1, 64).to(torch::kInt64)};
+    }
+  }
+  DataLoader train_dataloader() override {
+    return {std::make_shared<TensorDataset>(tensors_),
+            {.global_batch_size = kGlobalBatch, .shuffle = true}};
+  }
+  DataLoader val_dataloader() override {
+    return {std::make_shared<TensorDataset>(tensors_), {.batch_size = 7}};
+  }
+
+ private:
+  std::vector<torch::Tensor> tensors_;
+};
+
 struct Case {
   std::function<std::shared_ptr<Module>()> module = [] { return std::make_shared<CaseModule>(); };
   std::function<std::shared_ptr<DataModule>()> data = [] { return std::make_shared<CaseData>(); };
@@ -259,8 +287,37 @@ std::map<std::string, Case> cases() {
   add("sync_batchnorm", [&](Case& c) {
     c.module = make<SyncBatchNormModule>;
     c.config.sync_batchnorm = true;
-    uneven(c);
+    // LibTorch's layers refuse a batch of one value for each channel, before any operator runs.
+    c.data = [] { return std::make_shared<CaseData>(105); };
   });
+  for (const bool accumulates : {false, true}) {
+    const std::string more = accumulates ? "_accumulation_clip" : "";
+    const auto change = [accumulates](Case& c) {
+      c.config.accumulate_grad_batches = accumulates ? 3 : 1;
+      c.config.gradient_clip_val = accumulates ? 0.5 : 0;
+    };
+    add("digits" + more, [&](Case& c) {
+      c.module = [] {
+        config::Node arguments = config::Node::map();
+        arguments.set("dropout", config::Node::scalar("0"));
+        return Spec<Module>("DigitsCNN", arguments).create();
+      };
+      c.data = [] { return std::make_shared<ExampleData>(/*is_text=*/false); };
+      change(c);
+    });
+    add("gpt" + more, [&](Case& c) {
+      c.module = [] {
+        config::Node arguments = config::Node::map();
+        for (const auto& [key, value] :
+             {std::pair("block_size", "32"), std::pair("dim", "32"), std::pair("num_heads", "2")}) {
+          arguments.set(key, config::Node::scalar(value));
+        }
+        return Spec<Module>("GPT", arguments).create();
+      };
+      c.data = [] { return std::make_shared<ExampleData>(/*is_text=*/true); };
+      change(c);
+    });
+  }
   if (world().size() > 1) {  // alone they are as "plain" and "unused"
     add("static_graph", [](Case& c) { c.config.strategy = use<DDP>({.static_graph = true}); });
     add("small_buckets", [&](Case& c) {
@@ -293,6 +350,9 @@ void run(const std::string& name, const Case& one, const fs::Path& out) {
 
 int main_of_cases(int argc, char** argv) {
   register_builtins();
+  for (const char* plugin : {"digits", "gpt"}) {
+    load_plugin(plugin);
+  }
   const fs::Path out = argv[1];
   const std::vector<std::string> wanted(argv + 2, argv + argc);
   for (const auto& [name, one] : cases()) {

@@ -20,6 +20,7 @@ namespace stdfs = std::filesystem;
 class DDPParity : public testing::Test {
  protected:
   static void SetUpTestSuite() {
+    dir() = std::make_unique<TempDir>();
     for (const int ranks : {0, 1, 2, 4}) {
       const auto out = folder(ranks);
       stdfs::create_directories(out);
@@ -69,7 +70,7 @@ class DDPParity : public testing::Test {
 
  private:
   static std::unique_ptr<TempDir>& dir() {
-    static auto instance = std::make_unique<TempDir>();
+    static std::unique_ptr<TempDir> instance;
     return instance;
   }
 };
@@ -81,7 +82,9 @@ TEST_P(DDPParityInFloat64, EqualsOneProcess) { expect_same(GetParam(), GetParam(
 INSTANTIATE_TEST_SUITE_P(Cases, DDPParityInFloat64,
                          testing::Values("plain", "uneven", "one_left", "accumulation", "clip_norm",
                                          "clip_value", "unused", "weighted", "by_hand", "in_turn",
-                                         "stream", "sync_batchnorm"));
+                                         "stream", "sync_batchnorm", "digits",
+                                         "digits_accumulation_clip", "gpt",
+                                         "gpt_accumulation_clip"));
 
 TEST_F(DDPParity, StaticGraphEqualsADynamicOne) { expect_same("static_graph", "plain", 1e-12); }
 TEST_F(DDPParity, BucketsOfOneParameterEqualLargeOnes) {
