@@ -6,8 +6,12 @@
 #   LIBTORCH_ROOT        folder with lib/libtorch_cpu.so and include/torch (default: the clone's own .deps, then the
 #                        torch package of the active Python)
 #   LibTorch::cpu        torch_cpu and c10
+#   LibTorch::cuda       torch_cuda, c10_cuda and the CUDA runtime with its headers, where LibTorch_HAS_CUDA
 #   LibTorch_VERSION     for example 2.15.0
-#   LibTorch_HAS_CUDA    whether torch_cuda lies next to torch_cpu
+#   LibTorch_HAS_CUDA    whether all of that is there; LibTorch_NO_CUDA_REASON names what is not
+#
+# The CUDA runtime is that of the wheels beside torch (nvidia/cu13), else of a toolkit: CUDAToolkit_ROOT, CUDA_HOME or
+# /usr/local/cuda.
 
 set(_libtorch_hints ${LIBTORCH_ROOT} $ENV{LIBTORCH_ROOT})
 if(NOT _libtorch_hints)
@@ -44,10 +48,28 @@ if(LibTorch_torch_cpu_LIBRARY)
     endforeach()
   endforeach()
   set(LibTorch_VERSION "${_libtorch_MAJOR}.${_libtorch_MINOR}.${_libtorch_PATCH}")
-  set(LibTorch_HAS_CUDA OFF)
-  if(EXISTS ${_libtorch_lib}/libtorch_cuda.so)
-    set(LibTorch_HAS_CUDA ON)
-  endif()
+
+  find_library(LibTorch_torch_cuda_LIBRARY torch_cuda PATHS ${_libtorch_lib} NO_DEFAULT_PATH)
+  find_library(LibTorch_c10_cuda_LIBRARY c10_cuda PATHS ${_libtorch_lib} NO_DEFAULT_PATH)
+  file(GLOB _cuda_hints LIST_DIRECTORIES TRUE ${LibTorch_ROOT_DIR}/../nvidia/cu[0-9]*)
+  list(APPEND _cuda_hints ${CUDAToolkit_ROOT} $ENV{CUDAToolkit_ROOT} $ENV{CUDA_HOME} /usr/local/cuda)
+  find_path(LibTorch_CUDA_INCLUDE_DIR cuda_runtime_api.h PATHS ${_cuda_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
+  find_path(LibTorch_CUDA_CRT_INCLUDE_DIR crt/host_defines.h PATHS ${_cuda_hints} PATH_SUFFIXES include NO_DEFAULT_PATH)
+  find_path(LibTorch_CUDA_CCCL_INCLUDE_DIR nv/target PATHS ${_cuda_hints} PATH_SUFFIXES include include/cccl
+            NO_DEFAULT_PATH)
+  # A wheel has no libcudart.so without a version.
+  find_library(LibTorch_cudart_LIBRARY NAMES libcudart.so.13 libcudart.so.12 cudart PATHS ${_cuda_hints}
+               PATH_SUFFIXES lib lib64 NO_DEFAULT_PATH)
+  set(_cuda_parts LibTorch_torch_cuda_LIBRARY LibTorch_c10_cuda_LIBRARY LibTorch_CUDA_INCLUDE_DIR
+                  LibTorch_CUDA_CRT_INCLUDE_DIR LibTorch_CUDA_CCCL_INCLUDE_DIR LibTorch_cudart_LIBRARY)
+  mark_as_advanced(${_cuda_parts})
+  set(LibTorch_HAS_CUDA ON)
+  foreach(_part IN LISTS _cuda_parts)
+    if(LibTorch_HAS_CUDA AND NOT ${_part})
+      set(LibTorch_HAS_CUDA OFF)
+      set(LibTorch_NO_CUDA_REASON "${_part} was not found")
+    endif()
+  endforeach()
 endif()
 
 include(FindPackageHandleStandardArgs)
@@ -67,4 +89,17 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
     INTERFACE_LINK_LIBRARIES LibTorch::c10
     # A wheel's libraries find their CUDA neighbours through their own RPATH; the linker does not need them.
     INTERFACE_LINK_OPTIONS "LINKER:--allow-shlib-undefined")
+endif()
+
+if(LibTorch_FOUND AND LibTorch_HAS_CUDA AND NOT TARGET LibTorch::cuda)
+  add_library(LibTorch::cudart SHARED IMPORTED)
+  set_target_properties(LibTorch::cudart PROPERTIES
+    IMPORTED_LOCATION ${LibTorch_cudart_LIBRARY}
+    INTERFACE_INCLUDE_DIRECTORIES "${LibTorch_CUDA_INCLUDE_DIR};${LibTorch_CUDA_CRT_INCLUDE_DIR};${LibTorch_CUDA_CCCL_INCLUDE_DIR}")
+  add_library(LibTorch::c10_cuda SHARED IMPORTED)
+  set_target_properties(LibTorch::c10_cuda PROPERTIES
+    IMPORTED_LOCATION ${LibTorch_c10_cuda_LIBRARY} INTERFACE_LINK_LIBRARIES "LibTorch::c10;LibTorch::cudart")
+  add_library(LibTorch::cuda SHARED IMPORTED)
+  set_target_properties(LibTorch::cuda PROPERTIES
+    IMPORTED_LOCATION ${LibTorch_torch_cuda_LIBRARY} INTERFACE_LINK_LIBRARIES "LibTorch::cpu;LibTorch::c10_cuda")
 endif()

@@ -8,6 +8,9 @@ install(TARGETS trainer EXPORT trainerTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
         FILE_SET HEADERS DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         FILE_SET generated_headers DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+if(TRAINER_BUILDS_CUDA)
+  install(TARGETS trainer_cuda EXPORT trainerTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
 install(EXPORT trainerTargets NAMESPACE trainer:: DESTINATION ${_package_dir})
 configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/trainerConfig.cmake.in
                               ${PROJECT_BINARY_DIR}/trainerConfig.cmake INSTALL_DESTINATION ${_package_dir})

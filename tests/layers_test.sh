@@ -24,3 +24,7 @@ expect_wrong trainer/trainer.cpp trainer/cli/cli.h
 expect_wrong callbacks/progress_bar.cpp examples/digits/digits_data.h
 expect_wrong trainer/core/config.cpp yaml-cpp/yaml.h
 expect_wrong loggers/csv_logger.cpp spdlog/spdlog.h
+expect_wrong strategies/single_device.cpp strategies/cuda/nccl_communicator.h
+expect_wrong strategies/comm/communicator.cpp c10/cuda/CUDAStream.h
+expect_wrong trainer/precision.cpp cuda_runtime.h
+expect_wrong strategies/cuda/nccl_communicator.cpp strategies/single_device.h

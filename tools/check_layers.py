@@ -27,10 +27,11 @@ ALLOWED = (
     (r"trainer/metrics/", (r"trainer/core/", r"trainer/metrics/", r"trainer/strategy\.h")),
     (r"trainer/(module|metric_collector|manual_optimization)\.", (r"trainer/(core|optim|metrics)/", r"trainer/(module|metric_collector|manual_optimization|logger|strategy|progress|world)\.h")),
     (r"trainer/", (r"trainer/(?!cli/)",)),
-    (r"strategies/", (r"trainer/core/", r"trainer/(strategy|accelerator|world)\.h", r"trainer/optim/", r"strategies/")),
+    (r"strategies/cuda/", (r"trainer/(core/|(strategy|accelerator|world|version)\.h)", r"strategies/(comm|cuda)/")),
+    (r"strategies/", (r"trainer/core/", r"trainer/(strategy|accelerator|world|version)\.h", r"trainer/optim/", r"strategies/(?!cuda/)")),
     (r"loggers/", (r"trainer/core/", r"trainer/logger\.h", r"loggers/")),
     (r"callbacks/", (r"trainer/(?!cli/)", r"callbacks/")),
-    (r"(examples|benchmarks)/", (r"trainer/", r"callbacks/", r"loggers/", r"strategies/")),
+    (r"(examples|benchmarks)/", (r"trainer/", r"callbacks/", r"loggers/", r"strategies/(?!cuda/)")),
     (r"(tools|tests)/", (r"",)),
 )
 
@@ -40,7 +41,8 @@ CONFINED = (
     (r"spdlog/", r"trainer/core/log\.cpp$", "spdlog"),
     (r"yaml-cpp/", r"trainer/core/yaml\.cpp$", "yaml-cpp"),
     (r"mpi\.h$", r"strategies/comm/.*\.cpp$", "MPI"),
-    (r"(cuda|nccl)", r"strategies/cuda/", "CUDA and NCCL"),
+    (r"(cuda|cublas|nccl|c10/cuda/|ATen/cuda/|torch/csrc/cuda/|torch/cuda\.h)", r"strategies/cuda/", "CUDA and NCCL"),
+    (r"strategies/cuda/", r"strategies/cuda/", "libtrainer_cuda, a library of its own,"),
 )
 
 

@@ -15,7 +15,7 @@ case ${1:-} in
   *) all=false ;;
 esac
 
-tools/setup.sh --quiet --no-build
+tools/setup.sh --quiet --no-build --cuda-build
 
 # What the tests read our files with, as users of Python would.
 venv=$PWD/.deps/venv
@@ -26,9 +26,14 @@ if ! cmp -s tests/requirements.txt "$venv/requirements.txt"; then
 fi
 export TRAINER_TEST_PYTHON=$venv/bin/python
 
+options=(-DTRAINER_BUILD_TESTS=ON)
+if [ -z "${LIBTORCH_ROOT:-}" ]; then
+  options+=(-DTRAINER_WITH_CUDA=ON) # what it needs was installed above; its absence is an error, not a smaller build
+fi
+
 # run_tests PRESET [CTEST_ARGUMENT...]
 run_tests() {
-  cmake --preset "$1" -DTRAINER_BUILD_TESTS=ON
+  cmake --preset "$1" "${options[@]}"
   cmake --build --preset "$1"
   ctest --preset "$1" -j"$(nproc)" --output-on-failure --no-tests=error "${@:2}"
 }

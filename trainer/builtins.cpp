@@ -11,6 +11,7 @@
 #include <loggers/jsonl_logger.h>
 #include <loggers/tensorboard_logger.h>
 #include <strategies/comm/cluster.h>
+#include <strategies/cuda_accelerator.h>
 #include <strategies/ddp.h>
 #include <strategies/single_device.h>
 
@@ -47,7 +48,9 @@ void register_builtins() {
   std::call_once(once, [] {
     set_world_factory(join_world);
     registry::Load load("built in");
-    register_class<CPUAccelerator>({"auto", "cpu"});
+    register_class<AutoAccelerator>({"auto"});
+    register_class<CPUAccelerator>({"cpu"});
+    register_class<CUDAAccelerator>({"cuda", "gpu"});
     register_class<DDP>({"ddp"});
     register_class<SingleDevice>({"single_device"});
     registry::add(Strategy::kKind, auto_strategy());

@@ -183,7 +183,7 @@ struct TrainerConfig {
         field<&T::min_epochs>("Epochs before which nothing stops training early.", at_least(0)),
         field<&T::min_steps>("Optimizer steps before which nothing stops training early.",
                              at_least(0)),
-        field<&T::accelerator>("Kind of device: auto or cpu."),
+        field<&T::accelerator>("Kind of device: auto (a GPU where there is one), cpu or cuda (or gpu)."),
         field<&T::devices>("Devices of each node: auto or 1.", rules::One()),
         field<&T::num_nodes>("Computers that train together.", at_least(1), rules::One()),
         field<&T::precision>(

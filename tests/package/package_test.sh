@@ -31,6 +31,9 @@ expect_run() {
 echo "== install, then move the installation"
 cmake --install "$build" --prefix "$work/first" >/dev/null
 mv first prefix
+if [ -e "$build/lib/libtrainer_cuda.so" ]; then
+  expect_files prefix/lib*/libtrainer_cuda.so
+fi
 ! grep -rqF "$build" prefix/lib*/cmake || fail "the package files name the build folder"
 
 echo "== build a project with find_package(trainer)"
