@@ -8,6 +8,7 @@
 #include <fmt/ranges.h>
 #include <torch/utils.h>
 
+#include <strategies/comm/cuda_library.h>
 #include <strategies/comm/mpi_communicator.h>
 #include <trainer/core/error.h>
 #include <trainer/core/host.h>
@@ -262,6 +263,9 @@ Work Communicator::all_to_all_async(const torch::Tensor& output, const torch::Te
 std::unique_ptr<Communicator> world_communicator(torch::DeviceType device) {
   if (device == torch::kCPU) {
     return MPICommunicator::world();
+  }
+  if (device == torch::kCUDA) {
+    return cuda_world_communicator();
   }
   throw UsageError(
       fmt::format("there is no communicator for {} tensors.", c10::DeviceTypeName(device, true)));
