@@ -11,6 +11,7 @@
 #include <loggers/jsonl_logger.h>
 #include <loggers/tensorboard_logger.h>
 #include <strategies/comm/cluster.h>
+#include <strategies/comm/launcher.h>
 #include <strategies/ddp.h>
 #include <strategies/single_device.h>
 
@@ -46,6 +47,7 @@ void register_builtins() {
   static std::once_flag once;
   std::call_once(once, [] {
     set_world_factory(join_world);
+    set_launcher(launch_with_mpirun);
     registry::Load load("built in");
     register_class<CPUAccelerator>({"auto", "cpu"});
     register_class<DDP>({"ddp"});

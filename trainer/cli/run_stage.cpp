@@ -11,6 +11,7 @@
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
 #include <trainer/trainer.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -94,6 +95,11 @@ int run_stage(Stage stage, const Arguments& arguments) {
     console::print(config::to_yaml(config::write(config)));
     return static_cast<int>(ExitCode::kOk);
   }
+  if (world().launcher().empty() && config.trainer.devices.count > 1 &&
+      config.trainer.num_nodes == 1) {
+    launch(config.trainer.devices.count);
+  }
+  config.trainer.check_world(world());
   seed_everything(static_cast<uint64_t>(config.seed_everything));  // before the weights are drawn
   Trainer trainer(config.trainer);
   config.trainer = trainer.config();  // with the callbacks that it added

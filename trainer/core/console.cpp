@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -13,6 +14,7 @@ namespace {
 struct State {
   std::mutex mutex;
   std::string status;
+  std::atomic<bool> muted = false;
 };
 
 State& state() {
@@ -63,14 +65,23 @@ int columns() {
   return n > 0 ? n : 80;
 }
 
-void write_line(std::string_view line) {
+void write_error(std::string_view line) {
   above_status([&] {
     put(stderr, line);
     put(stderr, "\n");
   });
 }
 
+void write_line(std::string_view line) {
+  if (!state().muted) {
+    write_error(line);
+  }
+}
+
 void print(std::string_view text) {
+  if (state().muted) {
+    return;
+  }
   above_status([&] {
     put(stdout, text);
     std::fflush(stdout);
@@ -78,10 +89,10 @@ void print(std::string_view text) {
 }
 
 void set_status(std::string text) {
-  if (!is_live()) {
+  State& s = state();
+  if (!is_live() || s.muted) {
     return;
   }
-  State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
   put(stderr, kEraseLine);
   put(stderr, text);
@@ -90,14 +101,19 @@ void set_status(std::string text) {
 }
 
 void clear_status() {
-  if (!is_live()) {
+  State& s = state();
+  if (!is_live() || s.muted) {
     return;
   }
-  State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
   put(stderr, kEraseLine);
   std::fflush(stderr);
   s.status.clear();
+}
+
+void mute() {
+  clear_status();
+  state().muted = true;
 }
 
 }  // namespace trainer::console

@@ -19,9 +19,15 @@ void write_line(std::string_view line);
 /// Writes text to standard output (results a script may read), with the status line out of the way.
 void print(std::string_view text);
 
+/// Writes one line to standard error in any case; for errors.
+void write_error(std::string_view line);
+
 /// Shows `text` below everything else until it is replaced or cleared; nothing where is_live() is
 /// false.
 void set_status(std::string text);
 void clear_status();
+
+/// From now on only write_error() writes: one process of many has the terminal.
+void mute();
 
 }  // namespace trainer::console
