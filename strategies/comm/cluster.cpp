@@ -15,11 +15,16 @@
 namespace trainer {
 namespace {
 
-/// A world of one process, which something has started.
+/// A world of one process, which something has started. It does without MPI, which takes a while to
+/// start; mpirun would add a page to what ends such a process, so that is done through MPI.
 class LaunchedAlone : public World {
  public:
   explicit LaunchedAlone(std::string launcher) : launcher_(std::move(launcher)) {}
   std::string launcher() const override { return launcher_; }
+  void abort(int exit_code) override {
+    mpi::initialize();
+    mpi::abort(exit_code);
+  }
 
  private:
   std::string launcher_;

@@ -46,13 +46,6 @@ void silence_help() {
   }
 }
 
-void abort(int exit_code) {
-  is_aborting = true;
-  std::fflush(nullptr);
-  silence_help();
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
-}
-
 /// Open MPI reads /proc/sys/kernel/yama and user namespaces, but does not try the call; a container
 /// that forbids it would fail in the first large message.
 bool can_read_memory_of_others() {
@@ -62,6 +55,13 @@ bool can_read_memory_of_others() {
 }
 
 }  // namespace
+
+void abort(int exit_code) {
+  is_aborting = true;
+  std::fflush(nullptr);
+  silence_help();
+  MPI_Abort(MPI_COMM_WORLD, exit_code);
+}
 
 bool is_initialized() {
   int flag = 0;

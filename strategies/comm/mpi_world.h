@@ -19,6 +19,9 @@ void initialize();
 /// that is not there or of what a container forbids. The user's own stay.
 void set_quiet_defaults();
 
+/// MPI_Abort, without Open MPI's words about it: what this process has written last stays the last.
+void abort(int exit_code);
+
 /// Throws CommError that names `what` and what MPI says of it, where `code` is not MPI_SUCCESS.
 void check(int code, const std::string& what);
 

@@ -7,6 +7,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -146,7 +147,10 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
-      return app.exit(error);  // --help, --version
+      std::ostringstream text;
+      app.exit(error, text, text);  // --help, --version
+      console::print(text.str());
+      return static_cast<int>(ExitCode::kOk);
     }
     throw ConfigError(
         fmt::format("command line: {}\n  `trainer --help` shows what there is.", error.what()));

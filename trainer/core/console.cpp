@@ -66,10 +66,8 @@ int columns() {
 }
 
 void write_error(std::string_view line) {
-  above_status([&] {
-    put(stderr, line);
-    put(stderr, "\n");
-  });
+  const std::string whole = std::string(line) + "\n";  // in one piece: other ranks write there too
+  above_status([&] { put(stderr, whole); });
 }
 
 void write_line(std::string_view line) {
