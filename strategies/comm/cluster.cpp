@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <cstdlib>
 #include <optional>
 #include <utility>
 
@@ -80,6 +81,19 @@ Launch of_pmi(const Variables& variables, const std::string& prefix) {
   return is_slurm && launch.size == 1 ? Launch() : launch;
 }
 
+/// Processes that cannot meet have all the same to say of it, and the first does: the log learns
+/// which one this is.
+void tell_apart(const Environment& environment) {
+  for (const auto& [rank, size] :
+       {std::pair("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"), std::pair("RANK", "WORLD_SIZE")}) {
+    const auto number = environment.find(rank);
+    if (number != environment.end() && environment.contains(size)) {
+      log::set_rank(std::atoi(number->second.c_str()), std::atoi(environment.at(size).c_str()));
+      return;
+    }
+  }
+}
+
 }  // namespace
 
 Environment this_environment() {
@@ -134,7 +148,14 @@ std::unique_ptr<World> join_world() {
   if (mpi::is_initialized()) {
     return std::make_unique<MPIWorld>(Launch{.launcher = "host program", .size = 0});
   }
-  const Launch launch = find_launch(this_environment());
+  const Environment environment = this_environment();
+  Launch launch;
+  try {
+    launch = find_launch(environment);
+  } catch (const ConfigError&) {
+    tell_apart(environment);
+    throw;
+  }
   if (launch.launcher.empty()) {
     return std::make_unique<World>();
   }

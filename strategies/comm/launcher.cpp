@@ -108,6 +108,9 @@ void launch_with_mpirun(int64_t num_processes) {
   words.push_back(nullptr);
 
   ::setenv(kLaunchedVariable, "1", 1);
+  if (console::is_live()) {
+    ::setenv(console::kTerminalVariable, std::to_string(console::columns()).c_str(), 1);
+  }
   mpi::set_quiet_defaults();
   // A shell of `srun --pty` has those of its own step: they would lead the processes astray.
   for (const auto& [name, value] : this_environment()) {

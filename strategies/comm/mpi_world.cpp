@@ -7,10 +7,12 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cstdarg>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
+#include <string_view>
 #include <thread>
 #include <utility>
 
@@ -27,22 +29,50 @@ namespace trainer {
 namespace mpi {
 namespace {
 
+/// What the launcher gets to read our last words: srun drops those of a process that it ends.
+constexpr auto kDelivery = std::chrono::milliseconds(100);
+
 bool is_aborting = false;
 int status_at_exit = 0;  // of this program
 
-int stay_silent(const char*, const char*, int, ...) { return 0; }
-
-/// Open MPI's own words about an abort, several lines after our message, go through this function;
-/// in a release where it is no variable they stay.
-void silence_help() {
-  using ShowHelp = int (*)(const char*, const char*, int, ...);
-  void* symbol = ::dlsym(RTLD_DEFAULT, "opal_show_help");
+/// A variable of Open MPI, nullptr where this release has none of that name.
+template <class T>
+T* variable_of_mpi(const char* name) {
+  void* symbol = ::dlsym(RTLD_DEFAULT, name);
   Dl_info info{};
   ElfW(Sym)* entry = nullptr;
-  if (symbol != nullptr &&
+  const bool is_variable =
+      symbol != nullptr &&
       ::dladdr1(symbol, &info, reinterpret_cast<void**>(&entry), RTLD_DL_SYMENT) != 0 &&
-      entry != nullptr && ELF64_ST_TYPE(entry->st_info) == STT_OBJECT) {
-    *static_cast<ShowHelp*>(symbol) = stay_silent;
+      entry != nullptr && ELF64_ST_TYPE(entry->st_info) == STT_OBJECT;
+  return is_variable ? static_cast<T*>(symbol) : nullptr;
+}
+
+using ShowHelp = int (*)(const char* file, const char* topic, int with_header, ...);
+using ShowHelpList = int (*)(const char* file, const char* topic, int with_header, va_list);
+
+/// Pages of Open MPI that would stand below our message of what has happened: that a rank has
+/// called MPI_Abort, and that its connections are closed then.
+int show_some_help(const char* file, const char* topic, int with_header, ...) {
+  for (const char* left_out : {"mpi-abort", "peer hung up"}) {
+    if (std::string_view(topic) == left_out) {
+      return 0;
+    }
+  }
+  const auto* show = variable_of_mpi<ShowHelpList>("opal_show_vhelp");
+  va_list values;
+  va_start(values, with_header);
+  const int result = show != nullptr ? (*show)(file, topic, with_header, values) : 0;
+  va_end(values);
+  return result;
+}
+
+/// Open MPI shows its pages through this variable, for its own tools to replace. Where a release
+/// has none, all of them are shown.
+void leave_out_help() {
+  auto* const show = variable_of_mpi<ShowHelp>("opal_show_help");
+  if (show != nullptr && variable_of_mpi<ShowHelpList>("opal_show_vhelp") != nullptr) {
+    *show = show_some_help;
   }
 }
 
@@ -59,7 +89,8 @@ bool can_read_memory_of_others() {
 void abort(int exit_code) {
   is_aborting = true;
   std::fflush(nullptr);
-  silence_help();
+  std::this_thread::sleep_for(kDelivery);
+  leave_out_help();  // in a host program, it is not done yet
   MPI_Abort(MPI_COMM_WORLD, exit_code);
 }
 
@@ -85,6 +116,7 @@ void initialize() {
   set_quiet_defaults();
   int provided = 0;
   check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
+  leave_out_help();
   // At the very end of the program: communicators may live as long as static objects.
   ::on_exit(
       [](int exit_code, void*) {

@@ -103,6 +103,14 @@ TEST_F(LaunchTest, TheNumberOfThreadsCanBeGiven) {
   EXPECT_THAT(given.err, HasSubstr(", 2 threads each"));
 }
 
+TEST_F(LaunchTest, OnATerminalOneProgressBarIsDrawn) {
+  const WorkingDirectory here(dir_.path());
+  const auto shown = run_on_terminal(
+      base_command("fit", {"--trainer.devices=2", "--trainer.enable_progress_bar=true"}), 100);
+  EXPECT_THAT(shown, HasSubstr("\r\x1b[2K")) << "the line is redrawn";
+  EXPECT_EQ(count(shown, "processes on 1 node"), 1) << shown;
+}
+
 TEST_F(LaunchTest, ANameThatNobodyKnowsDoesNotMatter) {
   if (run({"unshare", "--uts", "true"}).exit_code != 0) {
     GTEST_SKIP() << "unshare --uts is not permitted here";
@@ -150,6 +158,9 @@ TEST_F(LaunchTest, ProcessesThatCannotMeetTellItOnce) {
   const auto result = start(base_command("validate"), torchrun);
   EXPECT_EQ(result.exit_code, 2);
   EXPECT_THAT(result.err, HasSubstr("error: environment: RANK=0 and WORLD_SIZE=2"));
+  const auto second = start(base_command("validate"), {{"RANK", "1"}, {"WORLD_SIZE", "2"}});
+  EXPECT_EQ(second.exit_code, 2);
+  EXPECT_EQ(second.err, "");
 }
 
 TEST_F(LaunchTest, UnderMpirunDevicesIsCompared) {
@@ -249,7 +260,8 @@ TEST_F(LaunchTest, AProgramWhoseRankFailsDoesNotHang) {
     const auto result = start(mpirun(2, {TRAINER_HOST_PROGRAM, start_of, end}));
     EXPECT_EQ(result.exit_code, exit_code) << start_of << " " << end << "\n" << result.err;
     if (exit_code != 134) {
-      EXPECT_THAT(result.err, EndsWith("last words\n"));
+      EXPECT_THAT(result.err, HasSubstr("last words\n"));
+      EXPECT_EQ(count(result.err, "\n"), 2) << "and the line of the log: " << result.err;
     }
   }
 }

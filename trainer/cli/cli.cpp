@@ -187,6 +187,9 @@ int fail(const std::string& what, ExitCode exit_code) {
   console::clear_status();
   World* const others = joined_world();
   const std::string prefix = log::rank_prefix();
+  if (!prefix.empty() && others == nullptr) {
+    return static_cast<int>(exit_code);  // what keeps them from meeting, rank 0 tells
+  }
   if (!prefix.empty()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(log::kErrorDelayMs));
   }

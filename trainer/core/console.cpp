@@ -48,6 +48,9 @@ void above_status(F&& write) {
 
 bool is_live() {
   static const bool live = [] {
+    if (std::getenv(kTerminalVariable) != nullptr) {
+      return true;
+    }
     const char* term = std::getenv("TERM");
     return ::isatty(STDERR_FILENO) == 1 && term != nullptr && std::string_view(term) != "dumb" &&
            std::getenv("CI") == nullptr;
@@ -60,7 +63,8 @@ int columns() {
   if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
     return size.ws_col;
   }
-  const char* columns = std::getenv("COLUMNS");
+  const char* forwarded = std::getenv(kTerminalVariable);
+  const char* columns = forwarded != nullptr ? forwarded : std::getenv("COLUMNS");
   const int n = columns == nullptr ? 0 : std::atoi(columns);
   return n > 0 ? n : 80;
 }

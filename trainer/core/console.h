@@ -7,8 +7,12 @@
 
 namespace trainer::console {
 
-/// Whether standard error is a terminal that can redraw a line (not TERM=dumb, not CI).
+/// Whether standard error is a terminal that can redraw a line (not TERM=dumb, not CI), or what a
+/// launcher passes on to one, as kTerminalVariable says.
 bool is_live();
+
+/// Holds the columns of the terminal that the launcher's standard error is.
+inline constexpr const char* kTerminalVariable = "TRAINER_TERMINAL_COLUMNS";
 
 /// Columns of the terminal, 80 where that is unknown.
 int columns();
