@@ -19,7 +19,7 @@ void warning(std::string_view message);
 void error(std::string_view message);
 
 /// What ranks other than 0 wait before they tell of an error.
-inline constexpr int kErrorDelayMs = 300;
+inline constexpr int kErrorDelayMs = 500;
 
 /// Says which of how many processes this one is. Ranks other than 0 are silent from now on, but for
 /// errors; the lines of all are kept for open_file().
