@@ -23,8 +23,10 @@ class LaunchedAlone : public World {
   explicit LaunchedAlone(std::string launcher) : launcher_(std::move(launcher)) {}
   std::string launcher() const override { return launcher_; }
   void abort(int exit_code) override {
-    mpi::initialize();
-    mpi::abort(exit_code);
+    if (launcher_ == "mpirun") {
+      mpi::initialize();
+      mpi::abort(exit_code);
+    }
   }
 
  private:
