@@ -1,5 +1,7 @@
 #include <trainer/world.h>
 
+#include <chrono>
+
 #include <trainer/core/error.h>
 #include <trainer/core/log.h>
 
@@ -22,7 +24,9 @@ std::unique_ptr<World> join() {
   auto world = factory_of_world()();
   joined = world.get();
   if (world->size() > 1) {
-    log::set_rank(world->rank(), world->size());
+    // mpirun takes two seconds to end processes of other nodes.
+    const auto error_delay = std::chrono::milliseconds(world->num_nodes() == 1 ? 500 : 3000);
+    log::set_rank(world->rank(), world->size(), error_delay);
     log::info(world->description());
   }
   return world;

@@ -1,7 +1,6 @@
 #include <trainer/cli/cli.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <exception>
 #include <functional>
@@ -9,7 +8,6 @@
 #include <span>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include <c10/util/Exception.h>
@@ -190,9 +188,7 @@ int fail(const std::string& what, ExitCode exit_code) {
   if (!prefix.empty() && others == nullptr) {
     return static_cast<int>(exit_code);  // what keeps them from meeting, rank 0 tells
   }
-  if (!prefix.empty()) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(log::kErrorDelayMs));
-  }
+  log::wait_for_first_rank();
   const bool has_prefix = what.starts_with(prefix);  // as that of the communicator
   console::write_error("error: " + (has_prefix ? what : prefix + what));
   if (others != nullptr) {

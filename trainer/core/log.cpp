@@ -7,6 +7,7 @@
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include <fmt/format.h>
@@ -23,6 +24,7 @@ namespace {
 
 std::atomic<int> rank_of_process = 0;
 std::atomic<int> size_of_world = 1;
+std::atomic<std::chrono::milliseconds> delay_of_errors = std::chrono::milliseconds(0);
 
 /// Hands finished lines to the console, which keeps them clear of the status line.
 class ConsoleSink : public spdlog::sinks::base_sink<std::mutex> {
@@ -45,7 +47,7 @@ class ConsoleSink : public spdlog::sinks::base_sink<std::mutex> {
     if (is_first) {
       console::write_line(shown);
     } else {
-      std::this_thread::sleep_for(std::chrono::milliseconds(kErrorDelayMs));
+      wait_for_first_rank();
       console::write_error(shown);
     }
   }
@@ -129,12 +131,25 @@ void info(std::string_view message) { write(Level::kInfo, message); }
 void warning(std::string_view message) { write(Level::kWarning, message); }
 void error(std::string_view message) { write(Level::kError, message); }
 
-void set_rank(int rank, int size) {
+void set_rank(int rank, int size, std::chrono::milliseconds error_delay) {
   rank_of_process = rank;
   size_of_world = size;
+  delay_of_errors = error_delay;
   if (rank != 0) {
     console::mute();
   }
+}
+
+void wait_for_first_rank() {
+  using std::chrono::steady_clock;
+  static std::mutex mutex;
+  static std::optional<steady_clock::time_point> last;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (rank_of_process == 0 || (last && steady_clock::now() - *last < std::chrono::seconds(5))) {
+    return;
+  }
+  std::this_thread::sleep_for(delay_of_errors.load());
+  last = steady_clock::now();
 }
 
 std::string rank_prefix() {

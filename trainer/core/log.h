@@ -2,6 +2,7 @@
 // Messages for people: one line each on standard error, above the progress bar. Where several
 // processes train together, the console is rank 0's, and each rank has a file of its own.
 
+#include <chrono>
 #include <filesystem>
 #include <string>
 #include <string_view>
@@ -14,16 +15,17 @@ void set_level(Level level);
 void debug(std::string_view message);
 void info(std::string_view message);
 void warning(std::string_view message);
-/// From a rank other than 0 it reaches the console too, after kErrorDelayMs: an error that all
-/// ranks have is told by rank 0, which ends the program meanwhile.
+/// From a rank other than 0 it reaches the console too, after wait_for_first_rank().
 void error(std::string_view message);
 
-/// What ranks other than 0 wait before they tell of an error.
-inline constexpr int kErrorDelayMs = 500;
-
 /// Says which of how many processes this one is. Ranks other than 0 are silent from now on, but for
-/// errors; the lines of all are kept for open_file().
-void set_rank(int rank, int size);
+/// errors; the lines of all are kept for open_file(). `error_delay` is what it takes rank 0 to end
+/// the others.
+void set_rank(int rank, int size,
+              std::chrono::milliseconds error_delay = std::chrono::milliseconds(500));
+/// On a rank other than 0, waits before it tells of an error: one that all ranks have is told by
+/// rank 0, which ends this process meanwhile. What follows within some seconds waits no more.
+void wait_for_first_rank();
 /// "rank 1/4 (host): " where rank 0 has the console, else empty.
 std::string rank_prefix();
 
