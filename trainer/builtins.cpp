@@ -12,6 +12,7 @@
 #include <loggers/tensorboard_logger.h>
 #include <strategies/comm/cluster.h>
 #include <strategies/cuda_accelerator.h>
+#include <strategies/comm/launcher.h>
 #include <strategies/ddp.h>
 #include <strategies/single_device.h>
 
@@ -47,6 +48,7 @@ void register_builtins() {
   static std::once_flag once;
   std::call_once(once, [] {
     set_world_factory(join_world);
+    set_launcher(launch_with_mpirun);
     registry::Load load("built in");
     register_class<AutoAccelerator>({"auto"});
     register_class<CPUAccelerator>({"cpu"});

@@ -7,6 +7,7 @@
 
 #include <trainer/core/error.h>
 #include <trainer/data/batch_source.h>
+#include <trainer/world.h>
 
 namespace trainer {
 
@@ -120,10 +121,6 @@ std::string Time::violation(const Duration& duration) const {
   return duration.is_time() ? "" : "is no time. Write it as max_duration.";
 }
 
-std::string One::violation(int64_t count) const {
-  return count > 1 ? "the strategies train on one device of one computer. Set it to 1." : "";
-}
-
 }  // namespace rules
 
 void TrainerConfig::validate() const {
@@ -133,6 +130,34 @@ void TrainerConfig::validate() const {
         "val_check_interval is {}, a fraction of an epoch, but check_val_every_n_epoch is null, "
         "which counts across epochs. Write a number of batches or a duration.",
         *fraction));
+  }
+}
+
+void TrainerConfig::check_world(const World& world) const {
+  const int64_t wanted = devices.count;
+  const bool is_alone = world.launcher().empty();
+  const int64_t size = std::max<int64_t>(wanted, 1) * num_nodes;
+  if (is_alone && size > 1) {
+    throw ConfigError(fmt::format(
+        "trainer.devices is {} and trainer.num_nodes is {}, but this process was started alone. "
+        "Start it with mpirun -n {}{}.",
+        wanted == 0 ? "auto" : std::to_string(wanted), num_nodes, size,
+        num_nodes == 1 ? "" : fmt::format(" or srun --mpi=pmix -N {} -n {}", num_nodes, size)));
+  }
+  if (wanted != 0 && wanted != world.local_size()) {
+    throw ConfigError(fmt::format(
+        "trainer.devices is {}, but {} has started {} {} on node {} of {}. Set devices to auto, or "
+        "start {} there.",
+        wanted, world.launcher(), world.local_size(),
+        world.local_size() == 1 ? "process" : "processes", world.node_rank() + 1, world.num_nodes(),
+        wanted));
+  }
+  if (num_nodes != 1 && num_nodes != world.num_nodes()) {
+    throw ConfigError(fmt::format(
+        "trainer.num_nodes is {}, but {} has started processes on {} {}. Leave it out, or start "
+        "them on {}.",
+        num_nodes, world.launcher(), world.num_nodes(), world.num_nodes() == 1 ? "node" : "nodes",
+        num_nodes));
   }
 }
 

@@ -21,6 +21,8 @@
 
 namespace trainer {
 
+class World;
+
 /// A number of batches (an integer) or a fraction of them (a float): 1 is one batch, 1.0 all of
 /// them.
 using BatchLimit = std::variant<int64_t, double>;
@@ -50,7 +52,7 @@ struct FastDevRun {
   FastDevRun(T n) : batches(static_cast<int64_t>(n)) {}  // NOLINT: implicit as a number or a bool
 };
 
-/// Devices that train together on each node, 0 for auto: as many as the strategy can use.
+/// Devices that train together on each node, 0 for auto: as many as processes were started there.
 struct Devices {
   int64_t count = 0;
   Devices() = default;
@@ -99,13 +101,6 @@ struct Interval {
 struct Time {
   std::string text() const { return "a time"; }
   std::string violation(const Duration& duration) const;
-};
-
-/// What the strategies can use.
-struct One {
-  std::string text() const { return "1"; }
-  std::string violation(int64_t count) const;
-  std::string violation(const Devices& devices) const { return violation(devices.count); }
 };
 
 /// No class twice with the same arguments: two loggers would write one file.
@@ -184,8 +179,11 @@ struct TrainerConfig {
         field<&T::min_steps>("Optimizer steps before which nothing stops training early.",
                              at_least(0)),
         field<&T::accelerator>("Kind of device: auto (a GPU where there is one), cpu or cuda (or gpu)."),
-        field<&T::devices>("Devices of each node: auto or 1.", rules::One()),
-        field<&T::num_nodes>("Computers that train together.", at_least(1), rules::One()),
+        field<&T::devices>(
+            "Processes of each node, each with a device of its own: auto is as many as were "
+            "started, a number above 1 starts them where this one was started alone."),
+        field<&T::num_nodes>(
+            "Computers that train together; 1: as many as processes were started on.", at_least(1)),
         field<&T::precision>(
             "Number format: of everything (-true), or of matrix products only (-mixed).",
             one_of("32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed", "32",
@@ -253,6 +251,8 @@ struct TrainerConfig {
 
   /// Throws ConfigError for settings that do not go together.
   void validate() const;
+  /// Throws ConfigError where `devices` or `num_nodes` name others than the processes of `world`.
+  void check_world(const World& world) const;
   bool overfits() const {
     return std::visit([](auto limit) { return limit > 0; }, overfit_batches);
   }

@@ -5,6 +5,7 @@
 // Tensors travel through the Strategy. Who tells processes of each other (Open MPI under mpirun or
 // srun) is known in strategies/comm alone.
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -24,6 +25,11 @@ class World {
   virtual int node_rank() const { return 0; }
   virtual int num_nodes() const { return 1; }
   bool is_global_zero() const { return rank() == 0; }
+  /// What started these processes: "mpirun", "srun", "host program"; empty for a process that was
+  /// started alone.
+  virtual std::string launcher() const { return ""; }
+  /// For the log: "2 processes on 1 node (Open MPI, mpirun), 1 thread each".
+  virtual std::string description() const { return "1 process"; }
 
   /// The text of rank 0, on every rank. Collective: yes.
   virtual std::string broadcast(std::string text) { return text; }
@@ -35,13 +41,25 @@ class World {
   /// Ends this process and all others of the world at once, with this exit code; returns only where
   /// there are no others. For the end of a program, after its message is written.
   virtual void abort(int /*exit_code*/) {}
+  /// Remembers that this process has failed in what it did with the others, which may wait for it.
+  /// When it ends, it gives them a second to end too and then aborts with this exit code.
+  virtual void mark_failed(int /*exit_code*/) {}
 };
 
-/// The world of this process; found out at the first call. Throws CommError where the environment
-/// says that others were started along with this process and they cannot be reached.
+/// The world of this process; found out at the first call, which is a collective one, and told to
+/// the log. Throws ConfigError where the environment says that others were started along with this
+/// process in a way in which they cannot be reached, and CommError.
 World& world();
 
-/// How world() finds out; called once, by register_builtins().
+/// The same where it was found out already, else nullptr.
+World* joined_world();
+
+/// Starts this program anew as so many processes on this computer, which find each other, in place
+/// of this process; it does not return. Throws ConfigError where that is not possible.
+[[noreturn]] void launch(int64_t num_processes);
+
+/// How world() and launch() work; called once, by register_builtins().
 void set_world_factory(std::function<std::unique_ptr<World>()> factory);
+void set_launcher(std::function<void(int64_t num_processes)> launcher);
 
 }  // namespace trainer

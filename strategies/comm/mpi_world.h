@@ -1,10 +1,10 @@
 #pragma once
 // The world of processes that mpirun or srun started, over MPI.
 
-#include <memory>
 #include <string>
 #include <vector>
 
+#include <strategies/comm/cluster.h>
 #include <trainer/world.h>
 
 namespace trainer {
@@ -14,6 +14,13 @@ namespace mpi {
 /// Starts MPI, unless this program has, and lets the end of the program end it then. For the main
 /// thread. Throws CommError.
 void initialize();
+
+/// Settings of Open MPI, as environment variables, for what it is to start: no warnings of hardware
+/// that is not there or of what a container forbids. The user's own stay.
+void set_quiet_defaults();
+
+/// MPI_Abort, without Open MPI's words about it: what this process has written last stays the last.
+void abort(int exit_code);
 
 /// Throws CommError that names `what` and what MPI says of it, where `code` is not MPI_SUCCESS.
 void check(int code, const std::string& what);
@@ -27,8 +34,9 @@ bool is_finalized();
 
 class MPIWorld : public World {
  public:
-  /// Starts MPI where that was not done. Throws CommError.
-  MPIWorld();
+  /// Starts MPI where that was not done. Throws ConfigError where MPI knows of another number of
+  /// processes than the environment, CommError. Collective: yes.
+  explicit MPIWorld(const Launch& launch);
   ~MPIWorld() override;
 
   int rank() const override { return rank_; }
@@ -37,15 +45,25 @@ class MPIWorld : public World {
   int local_size() const override { return local_size_; }
   int node_rank() const override { return node_rank_; }
   int num_nodes() const override { return num_nodes_; }
+  std::string launcher() const override { return launcher_; }
+  std::string description() const override;
 
   std::string broadcast(std::string text) override;
   std::vector<std::string> all_gather(std::string text) override;
   void barrier() override;
   void abort(int exit_code) override;
+  void mark_failed(int exit_code) override;
+
+  /// Not for users: what has to be there until MPI ends.
+  struct Comm;
 
  private:
-  struct Comm;
-  std::unique_ptr<Comm> comm_;
+  void find_nodes();
+  /// Sets LibTorch's number of threads, and binds those that launch_with_mpirun() started.
+  void share_cores();
+
+  Comm* comm_;
+  std::string launcher_, threads_;
   int rank_ = 0, size_ = 1, local_rank_ = 0, local_size_ = 1, node_rank_ = 0, num_nodes_ = 1;
 };
 

@@ -1,9 +1,11 @@
 // A plug-in with modules that make mistakes.
 
 #include <cmath>
+#include <csignal>
 #include <stdexcept>
 
 #include <trainer/api.h>
+#include <trainer/world.h>
 
 namespace L = trainer;
 
@@ -53,6 +55,29 @@ class ThrowsNumber : public BadModule {
   torch::Tensor training_step(const L::Batch&, int64_t) override { throw 42; }
 };
 
+/// The first rank waits for the others, which never come.
+class ThrowsOnLastRank : public BadModule {
+ public:
+  torch::Tensor training_step(const L::Batch&, int64_t) override {
+    if (L::world().rank() == L::world().size() - 1) {
+      throw std::runtime_error("no idea how to train");
+    }
+    L::world().barrier();
+    return {};
+  }
+};
+
+class DiesOnLastRank : public BadModule {
+ public:
+  torch::Tensor training_step(const L::Batch&, int64_t) override {
+    if (L::world().rank() == L::world().size() - 1) {
+      std::raise(SIGKILL);
+    }
+    L::world().barrier();
+    return {};
+  }
+};
+
 class WarnsInEachStep : public BadModule {
  public:
   torch::Tensor training_step(const L::Batch& batch, int64_t) override {
@@ -61,8 +86,10 @@ class WarnsInEachStep : public BadModule {
   }
 };
 
+TRAINER_REGISTER_MODULE(DiesOnLastRank);
 TRAINER_REGISTER_MODULE(LogsVector);
 TRAINER_REGISTER_MODULE(LosesFiniteness);
 TRAINER_REGISTER_MODULE(Throws);
 TRAINER_REGISTER_MODULE(ThrowsNumber);
+TRAINER_REGISTER_MODULE(ThrowsOnLastRank);
 TRAINER_REGISTER_MODULE(WarnsInEachStep);

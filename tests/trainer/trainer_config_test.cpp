@@ -2,12 +2,14 @@
 
 #include <limits>
 #include <string>
+#include <utility>
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <trainer/builtins.h>
 #include <trainer/core/error.h>
+#include <trainer/world.h>
 
 #include <tests/support/thrown.h>
 
@@ -97,18 +99,51 @@ TEST(TrainerConfig, ValidationIntervalsMustPassWithinTraining) {
 
 TEST(TrainerConfig, EveryMistakeIsToldAtOnce) {
   EXPECT_EQ(refusal([](auto& c) {
-              c.devices = 2;
-              c.num_nodes = 4;
+              c.devices = -2;
+              c.num_nodes = 0;
               c.limit_val_batches = 1.5;
               c.logger = {"CSVLogger", "JSONLLogger", "CSVLogger"};
             }),
-            "in code: trainer.devices: is '2': the strategies train on one device of one computer. "
-            "Set it to 1.\n"
-            "in code: trainer.num_nodes: is '4': the strategies train on one device of one "
-            "computer. Set it to 1.\n"
+            "in code: trainer.devices: is '-2': must be at least 1, or auto.\n"
+            "in code: trainer.num_nodes: is '0': must be at least 1.\n"
             "in code: trainer.limit_val_batches: is '1.5': a fraction above 1. Write 2 for that "
             "many batches, or 1.0 for all.\n"
             "in code: trainer.logger: is a list: CSVLogger stands in it twice. List it once.");
+}
+
+TEST(TrainerConfig, DevicesAndNodesAreThoseOfTheProcesses) {
+  struct Started : World {
+    std::string launcher() const override { return "srun"; }
+    int size() const override { return 6; }
+    int local_size() const override { return 3; }
+    int num_nodes() const override { return 2; }
+    int node_rank() const override { return 1; }
+  };
+  const auto told = [](int64_t devices, int64_t num_nodes, const World& world) {
+    TrainerConfig config;
+    config.devices = devices;
+    config.num_nodes = num_nodes;
+    return thrown<ConfigError>([&] { config.check_world(world); });
+  };
+  EXPECT_EQ(told(2, 1, World()),
+            "trainer.devices is 2 and trainer.num_nodes is 1, but this process was started alone. "
+            "Start it with mpirun -n 2.");
+  EXPECT_EQ(told(0, 4, World()),
+            "trainer.devices is auto and trainer.num_nodes is 4, but this process was started "
+            "alone. Start it with mpirun -n 4 or srun --mpi=pmix -N 4 -n 4.");
+  EXPECT_EQ(told(4, 2, Started()),
+            "trainer.devices is 4, but srun has started 3 processes on node 2 of 2. Set devices to "
+            "auto, or start 4 there.");
+  EXPECT_EQ(told(3, 4, Started()),
+            "trainer.num_nodes is 4, but srun has started processes on 2 nodes. Leave it out, or "
+            "start them on 4.");
+  for (const auto& [devices, num_nodes] : {std::pair(0, 1), {3, 1}, {0, 2}, {3, 2}}) {
+    TrainerConfig config;
+    config.devices = devices;
+    config.num_nodes = num_nodes;
+    EXPECT_NO_THROW(config.check_world(Started()));
+  }
+  EXPECT_NO_THROW(TrainerConfig().check_world(World()));
 }
 
 /// What a run saves of its settings must give the same run.

@@ -6,6 +6,7 @@
 #include <functional>
 #include <optional>
 #include <span>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,9 @@
 #include <trainer/core/config.h>
 #include <trainer/core/console.h>
 #include <trainer/core/error.h>
+#include <trainer/core/log.h>
 #include <trainer/version.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -32,6 +35,7 @@ constexpr const char* kExitCodes =
     "  2    bad command line or configuration\n"
     "  66   data or checkpoint missing, unreadable or damaged\n"
     "  74   cannot write: disk full, no permission\n"
+    "  75   processes that train together have lost each other\n"
     "  85   the checkpoint is damaged or belongs to another architecture\n"
     "Of fit alone:\n"
     "  75   stopped by SIGUSR1; resume with --ckpt_path=last\n"
@@ -141,7 +145,10 @@ int run(int argc, char** argv) {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) {
-      return app.exit(error);  // --help, --version
+      std::ostringstream text;
+      app.exit(error, text, text);  // --help, --version
+      console::print(text.str());
+      return static_cast<int>(ExitCode::kOk);
     }
     throw ConfigError(
         fmt::format("command line: {}\n  `trainer --help` shows what there is.", error.what()));
@@ -172,9 +179,22 @@ void check_printed() {
   }
 }
 
-void print_error(const std::string& text) {
+/// Tells what ends this process, and ends those that it trains with. They may have the same error,
+/// which is then told once: ranks other than 0 wait for rank 0 to end them.
+int fail(const std::string& what, ExitCode exit_code) {
   console::clear_status();
-  console::write_line("error: " + text);
+  World* const others = joined_world();
+  const std::string prefix = log::rank_prefix();
+  if (!prefix.empty() && others == nullptr) {
+    return static_cast<int>(exit_code);  // what keeps them from meeting, rank 0 tells
+  }
+  log::wait_for_first_rank();
+  const bool has_prefix = what.starts_with(prefix);  // as that of the communicator
+  console::write_error("error: " + (has_prefix ? what : prefix + what));
+  if (others != nullptr) {
+    others->abort(static_cast<int>(exit_code));
+  }
+  return static_cast<int>(exit_code);
 }
 
 }  // namespace
@@ -184,24 +204,24 @@ int cli(int argc, char** argv) {
     register_builtins();
     LibtorchWarnings warnings;
     const c10::WarningUtils::WarningHandlerGuard warnings_shown(&warnings);
+    world();  // one of them has the terminal
     const int exit_code = run(argc, argv);
     if (exit_code == static_cast<int>(ExitCode::kOk)) {
       check_printed();
     }
     return exit_code;
   } catch (const Error& error) {
-    print_error(error.what());
-    return static_cast<int>(error.exit_code());
+    return fail(error.what(), error.exit_code());
   } catch (const c10::Error& error) {
-    print_error(fmt::format("LibTorch: {}", error.what_without_backtrace()));
+    return fail(fmt::format("LibTorch: {}", error.what_without_backtrace()), ExitCode::kUserCode);
   } catch (const std::exception& error) {
-    print_error(error.what());
+    return fail(error.what(), ExitCode::kUserCode);
   } catch (...) {
-    print_error(
+    return fail(
         "something was thrown that is no std::exception. Throw a class that derives from it, whose "
-        "what() says what happened.");
+        "what() says what happened.",
+        ExitCode::kUserCode);
   }
-  return static_cast<int>(ExitCode::kUserCode);
 }
 
 }  // namespace trainer

@@ -2,14 +2,35 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include <fmt/format.h>
 
 #include <trainer/cli/plugin.h>
 #include <trainer/core/error.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
+
+/// The files are rank 0's: other nodes need not have them, or may have others of that name.
+config::Node read_file(const std::string& file) {
+  std::string text;
+  std::optional<ConfigError> unreadable;
+  if (world().is_global_zero()) {
+    try {
+      text = config::read_yaml_text(file);
+    } catch (const ConfigError& error) {
+      unreadable = error;
+    }
+  }
+  text = world().broadcast(std::move(text));
+  if (unreadable) {
+    throw *unreadable;
+  }
+  return config::parse_yaml(text, file);
+}
 
 config::Node merge_files(const std::vector<std::string>& files, config::Diagnostics& diagnostics) {
   config::Node tree = config::Node::map();
@@ -17,7 +38,7 @@ config::Node merge_files(const std::vector<std::string>& files, config::Diagnost
       std::make_shared<const std::string>(files.empty() ? "command line" : files.back());
   for (const auto& file : files) {
     try {
-      const config::Node content = config::parse_yaml_file(file);
+      const config::Node content = read_file(file);
       if (content.is_map()) {
         config::merge(tree, content);
       } else if (!content.is_null()) {

@@ -11,6 +11,7 @@
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
 #include <trainer/trainer.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -29,8 +30,8 @@ std::string table(const std::string& title, const Trainer::MetricMap& metrics) {
 }
 
 std::string written_files(const Trainer& trainer) {
-  if (trainer.run_dir().empty()) {
-    return "";
+  if (trainer.run_dir().empty() || !world().is_global_zero()) {
+    return "";  // another node may not even have the folder
   }
   std::string text = fmt::format("run         {}\n", trainer.run_dir().string());
   for (const auto& [name, checkpoint] : {std::pair("last", trainer.run_directory()->last()),
@@ -74,16 +75,24 @@ int fit(Trainer& trainer, Module& module, DataModule& data, const Arguments& arg
   return static_cast<int>(code);
 }
 
+/// Each rank those of its own batches.
 void write_predictions(const std::vector<torch::Tensor>& predictions, const fs::Path& run_dir) {
   safetensors::Tensors tensors;
   for (size_t i = 0; i < predictions.size(); ++i) {
     tensors.emplace_back(fmt::format("batch_{:06}", i), predictions[i]);
   }
-  const fs::Path path = run_dir / "predictions.safetensors";
+  const bool is_alone = world().size() == 1;
+  fs::create_directories(run_dir);
+  const fs::Path path =
+      run_dir / (is_alone ? "predictions.safetensors"
+                          : fmt::format("predictions_rank_{:05}.safetensors", world().rank()));
   const fs::Path temporary = path.string() + ".tmp";
   safetensors::save(temporary, tensors);
   fs::rename(temporary, path);
-  console::print(fmt::format("predictions of {} batches: {}\n", predictions.size(), path.string()));
+  world().barrier();  // what is printed is there
+  console::print(fmt::format(
+      "predictions of {} batches{}: {}\n", predictions.size(),
+      is_alone ? std::string() : fmt::format(" of rank 0 of {}", world().size()), path.string()));
 }
 
 }  // namespace
@@ -94,6 +103,11 @@ int run_stage(Stage stage, const Arguments& arguments) {
     console::print(config::to_yaml(config::write(config)));
     return static_cast<int>(ExitCode::kOk);
   }
+  if (world().launcher().empty() && config.trainer.devices.count > 1 &&
+      config.trainer.num_nodes == 1) {
+    launch(config.trainer.devices.count);
+  }
+  config.trainer.check_world(world());
   seed_everything(static_cast<uint64_t>(config.seed_everything));  // before the weights are drawn
   Trainer trainer(config.trainer);
   config.trainer = trainer.config();  // with the callbacks that it added

@@ -3,6 +3,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <mutex>
@@ -13,6 +14,7 @@ namespace {
 struct State {
   std::mutex mutex;
   std::string status;
+  std::atomic<bool> muted = false;
 };
 
 State& state() {
@@ -46,6 +48,9 @@ void above_status(F&& write) {
 
 bool is_live() {
   static const bool live = [] {
+    if (std::getenv(kTerminalVariable) != nullptr) {
+      return true;
+    }
     const char* term = std::getenv("TERM");
     return ::isatty(STDERR_FILENO) == 1 && term != nullptr && std::string_view(term) != "dumb" &&
            std::getenv("CI") == nullptr;
@@ -58,19 +63,27 @@ int columns() {
   if (::ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) {
     return size.ws_col;
   }
-  const char* columns = std::getenv("COLUMNS");
+  const char* forwarded = std::getenv(kTerminalVariable);
+  const char* columns = forwarded != nullptr ? forwarded : std::getenv("COLUMNS");
   const int n = columns == nullptr ? 0 : std::atoi(columns);
   return n > 0 ? n : 80;
 }
 
+void write_error(std::string_view line) {
+  const std::string whole = std::string(line) + "\n";  // in one piece: other ranks write there too
+  above_status([&] { put(stderr, whole); });
+}
+
 void write_line(std::string_view line) {
-  above_status([&] {
-    put(stderr, line);
-    put(stderr, "\n");
-  });
+  if (!state().muted) {
+    write_error(line);
+  }
 }
 
 void print(std::string_view text) {
+  if (state().muted) {
+    return;
+  }
   above_status([&] {
     put(stdout, text);
     std::fflush(stdout);
@@ -78,10 +91,10 @@ void print(std::string_view text) {
 }
 
 void set_status(std::string text) {
-  if (!is_live()) {
+  State& s = state();
+  if (!is_live() || s.muted) {
     return;
   }
-  State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
   put(stderr, kEraseLine);
   put(stderr, text);
@@ -90,14 +103,19 @@ void set_status(std::string text) {
 }
 
 void clear_status() {
-  if (!is_live()) {
+  State& s = state();
+  if (!is_live() || s.muted) {
     return;
   }
-  State& s = state();
   const std::lock_guard<std::mutex> lock(s.mutex);
   put(stderr, kEraseLine);
   std::fflush(stderr);
   s.status.clear();
+}
+
+void mute() {
+  clear_status();
+  state().muted = true;
 }
 
 }  // namespace trainer::console

@@ -334,9 +334,11 @@ Node parse_yaml(std::string_view text, const std::string& source) {
   }
 }
 
-Node parse_yaml_file(const std::string& path) {
+Node parse_yaml_file(const std::string& path) { return parse_yaml(read_yaml_text(path), path); }
+
+std::string read_yaml_text(const std::string& path) {
   try {
-    return parse_yaml(fs::read_text(path, kMaxBytes), path);
+    return fs::read_text(path, kMaxBytes);
   } catch (const DataError& error) {
     throw ConfigError(error.what());  // a configuration that cannot be read is a bad command line
   }

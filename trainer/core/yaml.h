@@ -83,6 +83,8 @@ Node parse_yaml(std::string_view text, const std::string& source);
 
 /// The same from a file. Throws ConfigError when it is missing or unreadable.
 Node parse_yaml_file(const std::string& path);
+/// The text of such a file. Throws ConfigError when it is missing or unreadable.
+std::string read_yaml_text(const std::string& path);
 
 /// YAML text that parse_yaml() reads back as an equal tree.
 std::string to_yaml(const Node& node);
