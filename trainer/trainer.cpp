@@ -54,6 +54,7 @@ TrainerConfig resolved(const TrainerConfig& config) {
 
 Trainer::Trainer(TrainerConfig config)
     : config_(resolved(config).with_modes_applied()), metrics_(std::make_unique<RunMetrics>()) {
+  config_.check_world(world());
   strategy_ = config_.strategy.create();
   strategy_->set_device(config_.accelerator.create()->device(world().local_rank()));
   if (strategy_->world_size() != world().size()) {
@@ -224,11 +225,17 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
     set_up(saved ? &*saved : nullptr);
     body(saved ? &*saved : nullptr);
     tear_down(stop_signal_ != 0 ? "interrupted" : "success");
+  } catch (const Error& error) {
+    tell_of_failure(error);
+    world().mark_failed(static_cast<int>(error.exit_code()));  // the other ranks may wait for it
+    throw;
   } catch (const std::exception& error) {
     tell_of_failure(error);
+    world().mark_failed(static_cast<int>(ExitCode::kUserCode));
     throw;
   } catch (...) {
     tell_of_failure(std::runtime_error("something was thrown that is no std::exception"));
+    world().mark_failed(static_cast<int>(ExitCode::kUserCode));
     throw;
   }
 }
@@ -359,6 +366,9 @@ void Trainer::claim_run_directory(const SavedRun* saved) {
     if (!path.empty()) {
       run_directory_.emplace(path, /*writes=*/false);
     }
+  }
+  if (world().size() > 1 && !path.empty()) {
+    log::open_file(log::rank_file(path));
   }
 }
 
