@@ -40,11 +40,10 @@ template <class T>
 T* variable_of_mpi(const char* name) {
   void* symbol = ::dlsym(RTLD_DEFAULT, name);
   Dl_info info{};
-  ElfW(Sym)* entry = nullptr;
+  void* entry = nullptr;
   const bool is_variable =
-      symbol != nullptr &&
-      ::dladdr1(symbol, &info, reinterpret_cast<void**>(&entry), RTLD_DL_SYMENT) != 0 &&
-      entry != nullptr && ELF64_ST_TYPE(entry->st_info) == STT_OBJECT;
+      symbol != nullptr && ::dladdr1(symbol, &info, &entry, RTLD_DL_SYMENT) != 0 &&
+      entry != nullptr && ELF64_ST_TYPE(static_cast<ElfW(Sym)*>(entry)->st_info) == STT_OBJECT;
   return is_variable ? static_cast<T*>(symbol) : nullptr;
 }
 
@@ -76,8 +75,8 @@ void leave_out_help() {
   }
 }
 
-/// Open MPI reads /proc/sys/kernel/yama and user namespaces, but does not try the call; a container
-/// that forbids it would fail in the first large message.
+/// Open MPI reads /proc/sys/kernel/yama and user namespaces, but does not try the call; in a
+/// container that forbids it, every large message would come with a warning.
 bool can_read_memory_of_others() {
   char from = 0, to = 0;
   const iovec source{&from, 1}, target{&to, 1};
@@ -87,6 +86,9 @@ bool can_read_memory_of_others() {
 }  // namespace
 
 void abort(int exit_code) {
+  if (!is_initialized() || is_finalized()) {
+    return;  // there are no others any more
+  }
   is_aborting = true;
   std::fflush(nullptr);
   std::this_thread::sleep_for(kDelivery);

@@ -24,8 +24,13 @@ int main(int argc, char** argv) {
   if (end == "well") {
     trainer::test::ToyModule module;
     trainer::test::ToyData data;
-    trainer::Trainer({.logger = {}, .enable_checkpointing = false, .enable_model_summary = false})
-        .validate(module, data);
+    trainer::Trainer trainer({.max_epochs = 1,
+                              .logger = {},
+                              .enable_checkpointing = false,
+                              .enable_progress_bar = false,
+                              .enable_model_summary = false});
+    trainer.fit(module, data);
+    trainer.validate(module, data);
     if (world.is_global_zero()) {
       std::cout << world.launcher() << ": rank " << world.rank() << " of " << world.size() << "\n";
     }
