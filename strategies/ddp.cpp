@@ -74,6 +74,10 @@ void DDP::setup_module(torch::nn::Module& module) {
       GradientBucketerOptions{
           .bucket_bytes = static_cast<int64_t>(init_.bucket_mb.value_or(default_mb) * 1048576),
           .static_graph = init_.static_graph});
+  sync_batch_norm_.reset();
+  if (syncs_batchnorm_ && world_size() > 1) {
+    sync_batch_norm_.emplace(communicator_->split(/*color=*/0));
+  }
   told_of_unused_ = false;
 }
 
@@ -137,6 +141,12 @@ Strategy::StepNumbers DDP::take_step_numbers() {
     numbers_rode_ = true;
   }
   return numbers_;
+}
+
+void DDP::set_batch_counts(bool counts) {
+  if (sync_batch_norm_) {
+    sync_batch_norm_->set_counts(counts);
+  }
 }
 
 /// Words between hosts need not wait for a GPU.

@@ -8,6 +8,7 @@
 
 #include <strategies/gradient_bucketer.h>
 #include <strategies/single_device.h>
+#include <strategies/sync_batch_norm.h>
 #include <trainer/core/reflect.h>
 #include <trainer/core/registry.h>
 
@@ -44,6 +45,7 @@ class DDP : public SingleDevice {
   ~DDP() override;
 
   void set_device(torch::Device device) override;
+  void set_sync_batchnorm(bool synced) override { syncs_batchnorm_ = synced; }
   int rank() const override { return communicator_->rank(); }
   int world_size() const override { return communicator_->size(); }
 
@@ -54,6 +56,7 @@ class DDP : public SingleDevice {
   void finish_gradient_sync() override;
   void set_step_numbers(const StepNumbers& numbers) override;
   StepNumbers take_step_numbers() override;
+  void set_batch_counts(bool counts) override;
   void broadcast_buffers(torch::nn::Module& module) override;
   void all_reduce(torch::Tensor& tensor, ReduceOp op) override;
   torch::Tensor all_gather(const torch::Tensor& tensor) override;
@@ -71,6 +74,8 @@ class DDP : public SingleDevice {
   std::unique_ptr<Communicator> host_communicator_;  // where communicator_ is that of GPUs
   std::shared_ptr<CommHook> hook_;
   std::unique_ptr<GradientBucketer> bucketer_;
+  bool syncs_batchnorm_ = false;
+  std::optional<SyncBatchNorm> sync_batch_norm_;
   bool numbers_rode_ = false;  // since set_step_numbers()
   StepNumbers numbers_ = {};
   bool told_of_unused_ = false;

@@ -29,6 +29,10 @@ class Strategy {
   virtual int rank() const = 0;
   virtual int world_size() const = 0;
 
+  /// Whether batch norm layers take their statistics over the batches of all ranks in training from
+  /// the next setup_module() on.
+  virtual void set_sync_batchnorm(bool /*synced*/) {}
+
   /// Moves, broadcasts or shards the module; called before configure_optimizers(). Collective: yes.
   virtual void setup_module(torch::nn::Module& module) = 0;
 

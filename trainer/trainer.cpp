@@ -344,6 +344,7 @@ void Trainer::set_up(const SavedRun* saved) {
     log::info(init_module_state(run_->module, weights));
   }
   open_loggers(saved);
+  strategy_->set_sync_batchnorm(config_.sync_batchnorm && stage_ == Stage::kFit);
   strategy_->setup_module(run_->module);
 }
 

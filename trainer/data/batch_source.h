@@ -2,6 +2,7 @@
 // Where a DataLoader takes its batches from. A data set, a stream and a CombinedLoader are behind
 // it; derive from it for batches that come in another way, and hand it to a DataLoader.
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 
@@ -22,6 +23,28 @@ struct Division {
   /// The processes share the samples; else each one goes through all that its own loader has.
   bool shards = true;
 };
+
+/// A process's part of the samples of a batch, as positions in it.
+struct Share {
+  int64_t begin = 0;
+  int64_t size = 0;
+  bool is_repeated = false;  // they are another process's, for one that has none of its own
+};
+
+/// The parts of `samples`, at most `batch_size` of which are one process's, lie one after the
+/// other; of a smaller batch the first processes have one sample more. No process is left with a
+/// single sample where batches have more, as batch norm cannot train on one: rather, the last
+/// processes have none.
+inline Share share_of(int64_t samples, int64_t batch_size, int64_t rank, int64_t num_sharing) {
+  const int64_t least = std::min<int64_t>(batch_size, 2);
+  const int64_t num_with = std::clamp<int64_t>(samples / least, 1, num_sharing);
+  if (rank >= num_with) {
+    return {.begin = 0, .size = std::min(least, samples), .is_repeated = true};
+  }
+  const int64_t each = samples / num_with;
+  const int64_t more = samples % num_with;
+  return {.begin = rank * each + std::min(rank, more), .size = each + (rank < more ? 1 : 0)};
+}
 
 /// For one thread at a time. The members mean what they mean for DataLoader, which checks the
 /// numbers that start() is given.

@@ -77,7 +77,10 @@ class DataLoader::DatasetSource : public BatchSource {
     return num_samples_ / global_batch_size() + (!options_.drop_last && has_rest);
   }
 
-  int64_t num_samples(int64_t batch_idx) const { return share_of(batch_idx).size; }
+  int64_t num_samples(int64_t batch_idx) const {
+    const auto share = share_of(batch_idx);
+    return share.is_repeated ? 0 : share.size;
+  }
 
   void start(int64_t epoch, int64_t first_batch, int64_t num_batches) override {
     std::optional<Permutation> order;
@@ -101,7 +104,7 @@ class DataLoader::DatasetSource : public BatchSource {
   std::optional<int64_t> global_samples() const override {
     return division_.shards ? std::optional(samples_in(next_batch_ - 1)) : std::nullopt;
   }
-  bool is_repeated() const override { return share_of(next_batch_ - 1).size == 0; }
+  bool is_repeated() const override { return share_of(next_batch_ - 1).is_repeated; }
   void stop() override { prefetcher().stop(); }
 
   nlohmann::json shape() const override {
@@ -173,27 +176,19 @@ class DataLoader::DatasetSource : public BatchSource {
     return std::min(global_batch_size(), num_samples_ - batch_idx * global_batch_size());
   }
 
-  /// Positions of an epoch.
-  struct Share {
-    int64_t begin;
-    int64_t size;
-  };
-  /// This process's part of a batch: of a smaller one, the first processes have one sample more.
+  /// This process's part of a batch, as positions of an epoch.
   Share share_of(int64_t batch_idx) const {
-    const int64_t begin = batch_idx * global_batch_size();
-    const int64_t rank = division_.shards ? division_.rank : 0;
-    const int64_t each = samples_in(batch_idx) / num_sharing();
-    const int64_t more = samples_in(batch_idx) % num_sharing();
-    return {begin + rank * each + std::min(rank, more), each + (rank < more ? 1 : 0)};
+    auto share = trainer::share_of(samples_in(batch_idx), options_.batch_size,
+                                   division_.shards ? division_.rank : 0, num_sharing());
+    share.begin += batch_idx * global_batch_size();
+    return share;
   }
 
   Batch fetch(int64_t batch_idx, const std::optional<Permutation>& order, int64_t epoch) const {
     const at::NoGradGuard no_grad;
-    auto [position, size] = share_of(batch_idx);
-    if (size == 0) {
-      position = batch_idx * global_batch_size();  // a repeated one
-    }
-    std::vector<int64_t> indices(static_cast<size_t>(std::max<int64_t>(size, 1)));
+    const auto share = share_of(batch_idx);
+    int64_t position = share.begin;
+    std::vector<int64_t> indices(static_cast<size_t>(share.size));
     for (int64_t& index : indices) {
       index = order ? (*order)[position] : position;
       ++position;

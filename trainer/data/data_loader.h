@@ -64,7 +64,8 @@ int64_t batch_size_for(int64_t global_batch_size, const Division& division);
 ///
 /// Among several processes (divide_batches()) batch b of all of them together holds the positions
 /// from b * world_size * batch_size on, one process's after the other's: the same samples for any
-/// number of processes. The last batch is shared out evenly, down to no sample.
+/// number of processes. The last batch is shared out evenly, but no process is left with a single
+/// sample where batches have more (batch norm cannot train on one): some have none then.
 ///
 /// The data set is called without gradients, and in the loader's threads LibTorch's operators use
 /// that one thread only.

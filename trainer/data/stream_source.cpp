@@ -126,15 +126,9 @@ Batch StreamSource::pull(Fetched& fetched) {
     return {};
   }
   fetched.global_samples = size;
-  const int64_t rank = is_whole_ ? division_.rank : 0;
-  const int64_t each = size / num_sharing();
-  const int64_t more = size % num_sharing();
-  const int64_t begin = rank * each + std::min(rank, more);
-  const int64_t own = each + (rank < more ? 1 : 0);
-  fetched.is_repeated = own == 0;
-  if (own == 0) {
-    return stack_samples({samples.front()});
-  }
+  const auto [begin, own, is_repeated] =
+      share_of(size, options_.batch_size, is_whole_ ? division_.rank : 0, num_sharing());
+  fetched.is_repeated = is_repeated;
   if (own < size) {
     samples.erase(samples.begin() + begin + own, samples.end());
     samples.erase(samples.begin(), samples.begin() + begin);
