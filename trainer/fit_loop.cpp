@@ -1,9 +1,5 @@
 #include <trainer/fit_loop.h>
 
-#include <csignal>
-
-#include <array>
-
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <torch/utils.h>
@@ -14,45 +10,13 @@
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
 #include <trainer/loss_check.h>
+#include <trainer/repetition_scope.h>
 #include <trainer/signals.h>
 #include <trainer/world.h>
 
 namespace trainer {
 
 using C = Callback;
-
-namespace {
-
-/// While a rank that has no samples left goes through a repeated batch beside the others: what the
-/// step tells its metrics is forgotten.
-class RepetitionScope {
- public:
-  RepetitionScope(Run& run, bool is_repeated) : run_(run), is_repeated_(is_repeated) {
-    if (is_repeated_) {
-      run_.strategy.set_batch_counts(false);
-      for (const auto& [name, metric] : registered_metrics(run_.module)) {
-        states_.emplace_back(metric, metric->state_dict());
-      }
-    }
-  }
-  RepetitionScope(const RepetitionScope&) = delete;
-  RepetitionScope& operator=(const RepetitionScope&) = delete;
-  ~RepetitionScope() {
-    if (is_repeated_) {
-      run_.strategy.set_batch_counts(true);
-      for (const auto& [metric, state] : states_) {
-        metric->load_state_dict(state);
-      }
-    }
-  }
-
- private:
-  Run& run_;
-  const bool is_repeated_;
-  std::vector<std::pair<metrics::Metric*, nlohmann::json>> states_;
-};
-
-}  // namespace
 
 FitLoop::FitLoop(Run& run, const bool& should_stop)
     : run_(run),
@@ -61,11 +25,12 @@ FitLoop::FitLoop(Run& run, const bool& should_stop)
       callbacks_(run.callbacks),
       progress_(run.progress),
       should_stop_(should_stop),
-      eval_loop_(run),
       // A scaler skips such steps, and warns when it does nothing else.
       checks_finite_loss_(run.config.check_finite_loss && !run.precision.needs_grad_scaler()),
       limits_(run.config),
-      data_(run) {
+      data_(run),
+      validation_(run),
+      agreement_(run.strategy) {
   (run.config.gradient_clip_algorithm == "norm" ? clip_norm_ : clip_value_) =
       run.config.gradient_clip_val;
 }
@@ -110,7 +75,7 @@ void FitLoop::run() {
     data_.open();
   }
   data_.check_restored();
-  plan_validation();
+  validation_.plan(data_.num_batches());
   began_ = std::chrono::steady_clock::now();
   if (restored_rng_.empty() && !is_resumed_) {
     seed_rank();
@@ -128,7 +93,7 @@ void FitLoop::run() {
                           progress_.current_epoch, progress_.global_step));
   }
   if (is_done() && epoch_started_ && progress_.batch_idx > 0) {
-    if (!validation_is_due() || validate()) {
+    if (!validation_.is_due(training_s(), data_.epoch_is_over()) || validate()) {
       end_epoch();  // its rows were cut, as they came after the checkpoint
     }
   }
@@ -146,31 +111,11 @@ void FitLoop::run_sanity_check() {
   if (sanity_checking_) {
     callbacks_.call<&C::on_sanity_check_start>();
   }
-  open_validation_data();
+  validation_.open();
   if (sanity_checking_) {
-    if (num_val_batches_ > 0) {
-      eval_loop_.run_sanity_check(val_data_, wanted < 0 ? kAllBatches : wanted);
-    }
+    validation_.run_sanity_check(wanted);
     callbacks_.call<&C::on_sanity_check_end>();
     sanity_checking_ = false;
-  }
-}
-
-void FitLoop::open_validation_data() {
-  auto loaders = run_.data.val_dataloaders();
-  if (!loaders.empty() || val_data_.empty()) {  // loaders given by hand are not given anew
-    val_data_ = limited(std::move(loaders), run_.division(/*accumulate_grad_batches=*/1),
-                        run_.config.limit_val_batches, "limit_val_batches");
-  }
-  num_val_batches_ = num_batches(val_data_);
-}
-
-void FitLoop::plan_validation() {
-  const auto state =
-      validation_ ? validation_->state_dict() : std::exchange(restored_validation_, {});
-  validation_.emplace(run_.config, data_.num_batches());
-  if (!state.is_null()) {
-    validation_->load_state_dict(state);
   }
 }
 
@@ -180,10 +125,10 @@ void FitLoop::prepare_data_of_epoch() {
       every > 0 && progress_.current_epoch > 0 && progress_.current_epoch % every == 0;
   if (is_due) {
     data_.open();
-    open_validation_data();
+    validation_.open();
   }
   if (is_due || data_.begin_epoch()) {
-    plan_validation();
+    validation_.plan(data_.num_batches());
   }
 }
 
@@ -199,7 +144,7 @@ void FitLoop::run_epoch() {
   bool validation_is_pending = false;
   for (;;) {
     if (at_step_edge()) {
-      if (validation_is_due() && !validate()) {
+      if (validation_.is_due(training_s(), data_.epoch_is_over()) && !validate()) {
         validation_is_pending = true;
         break;
       }
@@ -227,7 +172,7 @@ void FitLoop::run_epoch() {
   data_.stop();
   if (!data_.epoch_is_over() || validation_is_pending) {
     callbacks_.call<&C::on_train_stop>();
-    if (SignalScope::received() != 0) {
+    if (stop_signal() != 0) {
       return;  // the epoch is not over: a resumed run finishes it
     }
   }
@@ -368,31 +313,20 @@ void FitLoop::end_epoch() {
   if (is_whole) {
     ++progress_.current_epoch;
     progress_.batch_idx = 0;
-    validation_->begin_epoch();
+    validation_.begin_epoch();
     epoch_started_ = false;
   }
-}
-
-bool FitLoop::validation_is_due() const {
-  return num_val_batches_ > 0 &&
-         validation_->is_due(progress_, training_s(), data_.epoch_is_over());
 }
 
 bool FitLoop::validate() {
   if (stop_signal() != 0) {
     return false;
   }
-  const auto before = *validation_;
-  // First, so that a checkpoint saved at its end does not ask for it again.
-  validation_->ran(progress_, training_s());
   publish_step_values();  // what validation logs is newer
   module_.on_validation_model_zero_grad();
   strategy_.broadcast_buffers(module_);
   const EvaluationParameters shown(*optimization_);
-  const bool is_whole = eval_loop_.run(EvalKind::kValidation, val_data_).has_value();
-  if (!is_whole) {
-    validation_ = before;
-  }
+  const bool is_whole = validation_.run(training_s());
   agree_now();
   return is_whole;
 }
@@ -427,61 +361,35 @@ void FitLoop::log_step_metrics() {
   }
 }
 
-bool FitLoop::validates_in_this_epoch() const {
-  return num_val_batches_ > 0 && validation_ && validation_->runs_in_epoch(progress_.current_epoch);
-}
-
 /// Reads the clock only where a setting asks for it.
 double FitLoop::own_training_s() const {
-  if (!began_ || (!limits_.has_time() && !(validation_ && validation_->has_time()))) {
+  if (!began_ || (!limits_.has_time() && !validation_.has_time())) {
     return trained_before_s_;
   }
   const std::chrono::duration<double> now = std::chrono::steady_clock::now() - *began_;
   return trained_before_s_ + now.count();
 }
 
-double FitLoop::training_s() const {
-  return strategy_.world_size() == 1 ? own_training_s() : agreed_.training_s;
+RankAgreement::Wishes FitLoop::own_wishes() const {
+  return {.should_stop = should_stop_,
+          .signal = SignalScope::received(),
+          .training_s = own_training_s()};
 }
 
-int FitLoop::stop_signal() const {
-  return strategy_.world_size() == 1 ? SignalScope::received() : agreed_.signal;
+/// A rank of its own has nobody to ask, and stops at once.
+RankAgreement::Wishes FitLoop::agreed() const {
+  return strategy_.world_size() == 1 ? own_wishes() : agreement_.agreed();
 }
-
-namespace {
-
-// What rides along with the gradients.
-constexpr size_t kStopNumber = 0;
-constexpr size_t kTimeNumber = 1;  // of rank 0
-constexpr size_t kFirstSignalNumber = 2;
-constexpr std::array<int, 4> kSignals = {SIGINT, SIGTERM, SIGHUP, SIGUSR1};
-
-}  // namespace
 
 void FitLoop::tell_ranks() {
-  if (strategy_.world_size() == 1) {
-    return;
+  if (strategy_.world_size() > 1) {
+    agreement_.tell(own_wishes());
   }
-  Strategy::StepNumbers numbers = {};
-  numbers[kStopNumber] = should_stop_ ? 1 : 0;
-  numbers[kTimeNumber] = strategy_.is_global_zero() ? own_training_s() : 0;
-  for (size_t i = 0; i < kSignals.size(); ++i) {
-    numbers[kFirstSignalNumber + i] = SignalScope::received() == kSignals[i] ? 1 : 0;
-  }
-  strategy_.set_step_numbers(numbers);
 }
 
 void FitLoop::hear_ranks() {
-  if (strategy_.world_size() == 1) {
-    return;
-  }
-  const auto sums = strategy_.take_step_numbers();
-  agreed_.should_stop = sums[kStopNumber] > 0;
-  agreed_.training_s = sums[kTimeNumber];
-  for (size_t i = 0; i < kSignals.size(); ++i) {
-    if (agreed_.signal == 0 && sums[kFirstSignalNumber + i] > 0) {
-      agreed_.signal = kSignals[i];
-    }
+  if (strategy_.world_size() > 1) {
+    agreement_.hear();
   }
 }
 
@@ -494,8 +402,8 @@ void FitLoop::agree_now() {
 bool FitLoop::is_done() const { return limits_.is_reached(progress_, training_s()); }
 
 bool FitLoop::stop_is_requested() const {
-  const bool should_stop = strategy_.world_size() == 1 ? should_stop_ : agreed_.should_stop;
-  return stop_signal() != 0 || (should_stop && limits_.may_stop(progress_));
+  const auto wishes = agreed();
+  return wishes.signal != 0 || (wishes.should_stop && limits_.may_stop(progress_));
 }
 
 void FitLoop::load_state_of_rank(const nlohmann::json& ranks) {
@@ -520,17 +428,6 @@ void FitLoop::load_state_of_rank(const nlohmann::json& ranks) {
   }
 }
 
-nlohmann::json FitLoop::validation_state() const {
-  if (!validation_) {
-    return nullptr;  // before the first epoch
-  }
-  auto schedule = *validation_;
-  if (epoch_done_) {
-    schedule.begin_epoch();
-  }
-  return schedule.state_dict();
-}
-
 nlohmann::json FitLoop::state_dict() {
   nlohmann::json state = progress_;
   if (epoch_done_) {
@@ -540,8 +437,7 @@ nlohmann::json FitLoop::state_dict() {
   state["epoch_started"] = !epoch_done_ && epoch_started_;
   state["stepped"] = !epoch_done_ && stepped_;
   state["training_s"] = training_s();
-  state["validation"] = validation_state();
-  state["evaluated_batches"] = eval_loop_.num_seen();
+  state.update(validation_.state_dict(epoch_done_));
   state["optimization"] = optimization_->state_dict();
   const nlohmann::json own = {{"rng", {{"cpu", hash::to_hex(get_rng_state())}}},
                               {"data", data_.state_dict(epoch_done_)},
@@ -561,13 +457,9 @@ void FitLoop::load_state_dict(const nlohmann::json& state) {
   is_resumed_ = true;
   epoch_started_ = state.at("epoch_started");
   stepped_ = state.at("stepped");
-  trained_before_s_ = agreed_.training_s = state.at("training_s");
-  restored_validation_ = state.at("validation");
-  if (!restored_validation_.is_null()) {
-    (void)json::to_int64(restored_validation_.at("ran_at"));  // what is damaged is told now
-    (void)restored_validation_.at("ran_at_s").get<double>();
-  }
-  eval_loop_.set_num_seen(state.at("evaluated_batches"));
+  trained_before_s_ = state.at("training_s");
+  agreement_.set_training_s(trained_before_s_);
+  validation_.load_state_dict(state);
   optimization_->load_state_dict(state.at("optimization"));
   load_state_of_rank(state.at("ranks"));
   run_.metrics.newest = json::to_doubles(state.at("newest_metrics"));

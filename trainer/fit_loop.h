@@ -9,9 +9,10 @@
 
 #include <nlohmann/json.hpp>
 
-#include <trainer/eval_loop.h>
+#include <trainer/fit_validation.h>
 #include <trainer/metric_collector.h>
 #include <trainer/optimization.h>
+#include <trainer/rank_agreement.h>
 #include <trainer/run.h>
 #include <trainer/schedule.h>
 #include <trainer/training_data.h>
@@ -33,16 +34,16 @@ class FitLoop {
   MetricCollector& metrics() { return metrics_; }
   /// kAllBatches where only the end of the data tells.
   int64_t num_training_batches() const { return data_.num_batches(); }
-  int64_t num_val_batches() const { return num_val_batches_; }
+  int64_t num_val_batches() const { return validation_.num_batches(); }
   bool sanity_checking() const { return sanity_checking_; }
   /// Since training began, on all ranks the same.
-  double training_s() const;
+  double training_s() const { return agreed().training_s; }
   /// The signal that asks to stop, as all ranks know it; 0 for none.
-  int stop_signal() const;
+  int stop_signal() const { return agreed().signal; }
   /// Between two optimizer steps: the state is whole and can be saved.
   bool at_step_edge() const { return data_.window_is_empty() && !in_step_; }
   /// Validation runs at the end of this epoch or within it.
-  bool validates_in_this_epoch() const;
+  bool validates_in_this_epoch() const { return validation_.runs_in_this_epoch(); }
   /// A limit of steps, epochs, samples or time is reached.
   bool is_done() const;
 
@@ -56,8 +57,6 @@ class FitLoop {
  private:
   void seed_rank();
   void run_sanity_check();
-  void open_validation_data();
-  void plan_validation();
   void prepare_data_of_epoch();
   void run_epoch();
   /// Training step, backward pass and, at the window's end, the update. Returns the loss.
@@ -68,7 +67,6 @@ class FitLoop {
   bool train_batch(Batch batch, const TrainingData::Place& place);
   void skip_window();
   void end_epoch();
-  bool validation_is_due() const;
   /// False where a signal came in between: a resumed run validates anew.
   bool validate();
   /// Makes the step values logged so far the newest of their names.
@@ -81,12 +79,11 @@ class FitLoop {
   void step_epoch_schedulers();
   void step_metric_schedulers(Interval interval, int64_t intervals_done);
 
-  nlohmann::json validation_state() const;
   void load_state_of_rank(const nlohmann::json& ranks);
   void log_step_metrics();
   bool stop_is_requested() const;
-  /// Several ranks: what each wants to tell the others with the step's gradients, and what it has
-  /// heard of them.
+  RankAgreement::Wishes own_wishes() const;
+  RankAgreement::Wishes agreed() const;
   void tell_ranks();
   void hear_ranks();
   void agree_now();
@@ -98,16 +95,14 @@ class FitLoop {
   Progress& progress_;
   const bool& should_stop_;
 
-  EvalLoop eval_loop_;
   MetricCollector metrics_;
   std::unique_ptr<Optimization> optimization_;
   std::optional<double> clip_norm_, clip_value_;
   bool checks_finite_loss_;
   TrainingLimits limits_;
-  std::optional<ValidationSchedule> validation_;
   TrainingData data_;
-  std::vector<EvalData> val_data_;
-  int64_t num_val_batches_ = 0;
+  FitValidation validation_;
+  RankAgreement agreement_;
 
   bool stepped_ = false;        // since the last edge
   bool in_step_ = false;        // train_batch() runs and its counters are not advanced yet
@@ -117,14 +112,7 @@ class FitLoop {
   bool is_resumed_ = false;
   std::optional<std::chrono::steady_clock::time_point> began_;  // run()
   double trained_before_s_ = 0;  // by the runs that this one resumes, where they took the time
-  nlohmann::json restored_validation_;
-  std::string restored_rng_;  // random state of a checkpoint, until training goes on
-  struct Agreed {
-    bool should_stop = false;
-    int signal = 0;
-    double training_s = 0;
-  };
-  Agreed agreed_;  // of several ranks
+  std::string restored_rng_;     // random state of a checkpoint, until training goes on
 };
 
 }  // namespace trainer

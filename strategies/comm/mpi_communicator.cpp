@@ -9,6 +9,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/maximum.h>
 #include <ATen/ops/minimum.h>
+#include <ATen/record_function.h>
 #include <fmt/format.h>
 #include <mpi.h>
 #include <torch/utils.h>
@@ -252,6 +253,8 @@ class MPICommunicator::Operation : public Work::State {
   }
 
   void open_round() {
+    RECORD_FUNCTION("trainer::send",
+                    c10::ArrayRef<const c10::IValue>{});  // for LibTorch's profiler
     const int own = engine_->rank;
     switch (what_.kind) {
       case Kind::kAllReduce:
@@ -295,6 +298,7 @@ class MPICommunicator::Operation : public Work::State {
   }
 
   void close_round() {
+    RECORD_FUNCTION("trainer::reduce", c10::ArrayRef<const c10::IValue>{});
     requests_.clear();
     round_is_open_ = false;
     if (what_.kind == Kind::kAllReduce && !is_second_round_) {

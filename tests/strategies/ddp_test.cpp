@@ -2,10 +2,13 @@
 
 #include <strategies/ddp.h>
 
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <torch/csrc/autograd/profiler_legacy.h>
 #include <torch/torch.h>
 
 #include <trainer/core/error.h>
@@ -288,6 +291,41 @@ TEST_F(DDPTest, BucketsGoOffWhileTheBackwardPassStillRuns) {
     const auto end = std::find(events.begin(), events.end(), "backward is at the input");
     EXPECT_GE(std::count(events.begin(), end, "reduce"), 2) << "step " << step;
   }
+}
+
+TEST_F(DDPTest, ATraceShowsMessagesWithinTheBackwardPass) {
+  if (size() < 2) {
+    GTEST_SKIP() << "one rank sends nothing";
+  }
+  set_up({.bucket_mb = 0.001});
+  for (const auto& parameter : net_.spare->parameters()) {
+    parameter.requires_grad_(false);
+  }
+  std::ostringstream trace;
+  {
+    const torch::autograd::profiler::RecordProfile profile(trace);
+    ddp_->require_gradient_sync(true);
+    const auto loss = net_.forward(input(rank())).square().mean();
+    {
+      RECORD_FUNCTION("backward pass", c10::ArrayRef<const c10::IValue>{});
+      loss.backward();
+    }
+    ddp_->finish_gradient_sync();
+  }
+  double begin = 0, end = 0;
+  const auto events = nlohmann::json::parse(trace.str());
+  for (const auto& event : events) {
+    if (event.at("name") == "backward pass") {
+      begin = event.at("ts");
+      end = begin + event.at("dur").get<double>();
+    }
+  }
+  EXPECT_GT(end, begin);
+  const auto is_within = [&](const nlohmann::json& event) {
+    const double at = event.at("ts");
+    return event.at("name") == "trainer::send" && at > begin && at < end;
+  };
+  EXPECT_GT(std::count_if(events.begin(), events.end(), is_within), 0) << trace.str();
 }
 
 }  // namespace
