@@ -1,15 +1,24 @@
 #pragma once
 // How the gradients of a bucket become their mean over the ranks: with a hook, in a form that takes
-// fewer bytes. `strategy: {class_path: DDP, init_args: {comm_hook: {class_path: BF16Compress}}}`.
+// fewer bytes. `strategy: {class_path: DDP, init_args: {comm_hook: BF16Compress}}`; derive from it
+// for a form of your own.
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include <torch/types.h>
 
 #include <strategies/comm/communicator.h>
 
 namespace trainer {
+
+/// The gradients that travel together. A parameter that this rank did not use has zeros in it.
+struct GradientBucket {
+  torch::Tensor flat;                // all of them, dense
+  std::vector<torch::Tensor> slots;  // the same memory, one view of each parameter's shape
+  size_t index;                      // from 0
+};
 
 class CommHook {
  public:
@@ -26,11 +35,12 @@ class CommHook {
 
   virtual ~CommHook() = default;
 
-  /// Begins to average `gradients`, flat and dense, in place. `bucket` counts from 0 and stands for
-  /// the same parameters in every step until forget_buckets(). Every rank starts the same buckets
-  /// in the same order, and finishes them in that order. Collective: yes.
+  /// Begins to average the gradients in place, which stay there until finish(). Buckets of an index
+  /// have the same parameters in every step until forget_buckets(). In a step every rank starts the
+  /// same buckets in the order of their indices, and then finishes them in that order. Called
+  /// without gradients being recorded. Collective: yes.
   virtual std::unique_ptr<Reduction> start(Communicator& communicator,
-                                           const torch::Tensor& gradients, size_t bucket) = 0;
+                                           const GradientBucket& bucket) = 0;
 
   /// The parameters are in other buckets from now on.
   virtual void forget_buckets() {}

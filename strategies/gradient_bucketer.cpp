@@ -102,7 +102,10 @@ void GradientBucketer::lay_out(const std::vector<size_t>& order) {
                            .view(parameter.tensor.sizes())
                            .variable_data();
       begin += parameter.numel;
+      bucket.of_hook.slots.push_back(parameter.slot);
     }
+    bucket.of_hook.flat = bucket.flat.narrow(0, 0, bucket.num_gradients);
+    bucket.of_hook.index = b;
   }
   if (hook_ != nullptr) {
     hook_->forget_buckets();
@@ -251,8 +254,7 @@ void GradientBucketer::start(Bucket& bucket) {
     bucket.work = communicator_.all_reduce_async(bucket.flat, ReduceOp::kMean);
   } else {
     bucket.work = communicator_.all_reduce_async(bucket.tail(), ReduceOp::kMean);
-    bucket.reduction = hook_->start(communicator_, bucket.flat.narrow(0, 0, bucket.num_gradients),
-                                    static_cast<size_t>(&bucket - buckets_.data()));
+    bucket.reduction = hook_->start(communicator_, bucket.of_hook);
   }
 }
 

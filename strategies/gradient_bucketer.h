@@ -80,7 +80,8 @@ class GradientBucketer {
     int64_t missing = 0;  // parameters that are waited for
     bool is_started = false;
     Work work;
-    std::unique_ptr<CommHook::Reduction> reduction;  // by the hook
+    GradientBucket of_hook;  // where there is one
+    std::unique_ptr<CommHook::Reduction> reduction;
   };
 
   void on_gradient(size_t index);

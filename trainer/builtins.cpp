@@ -10,10 +10,12 @@
 #include <loggers/csv_logger.h>
 #include <loggers/jsonl_logger.h>
 #include <loggers/tensorboard_logger.h>
+#include <strategies/cast_compress.h>
 #include <strategies/comm/cluster.h>
 #include <strategies/cuda_accelerator.h>
 #include <strategies/comm/launcher.h>
 #include <strategies/ddp.h>
+#include <strategies/power_sgd.h>
 #include <strategies/single_device.h>
 
 #include <trainer/accelerator.h>
@@ -54,6 +56,9 @@ void register_builtins() {
     register_class<CPUAccelerator>({"cpu"});
     register_class<CUDAAccelerator>({"cuda", "gpu"});
     register_class<DDP>({"ddp"});
+    register_class<BF16Compress>();
+    register_class<FP16Compress>();
+    register_class<PowerSGD>();
     register_class<SingleDevice>({"single_device"});
     registry::add(Strategy::kKind, auto_strategy());
     register_class<EarlyStopping>();

@@ -15,45 +15,10 @@
 
 #include <trainer/core/error.h>
 
+#include <tests/support/counting_communicator.h>
+
 namespace trainer {
 namespace {
-
-/// One collective that every rank was in, for every operation of `inner`.
-class CountingCommunicator : public Communicator {
- public:
-  CountingCommunicator(std::unique_ptr<Communicator> inner, int& count)
-      : inner_(std::move(inner)), count_(count) {}
-  int rank() const override { return inner_->rank(); }
-  int size() const override { return inner_->size(); }
-  torch::DeviceType device_type() const override { return inner_->device_type(); }
-  void all_to_all_uneven(const std::vector<torch::Tensor>&,
-                         const std::vector<torch::Tensor>&) override {}
-  void send(const torch::Tensor&, int) override {}
-  void recv(const torch::Tensor&, int) override {}
-  void barrier() override { inner_->barrier(); }
-  std::unique_ptr<Communicator> split(int color, int key) override {
-    return inner_->split(color, key);
-  }
-
- protected:
-  void run(const Collective& what) override {
-    ++count_;
-    if (what.kind == Collective::Kind::kAllGather) {
-      inner_->all_gather(what.output, what.input);
-    } else {
-      inner_->all_reduce(what.output, what.op);
-    }
-  }
-  Work start(const Collective& what) override {
-    run(what);
-    return Work();
-  }
-  std::vector<std::string> exchange(const std::string& text) override { return {text}; }
-
- private:
-  std::unique_ptr<Communicator> inner_;
-  int& count_;
-};
 
 class SyncBatchNormTest : public testing::Test {
  protected:
@@ -66,7 +31,7 @@ class SyncBatchNormTest : public testing::Test {
 
   SyncBatchNormTest()
       : sync_(std::make_unique<SyncBatchNorm>(
-            std::make_unique<CountingCommunicator>(comm().split(0), count_))) {}
+            std::make_unique<test::CountingCommunicator>(comm().split(0), traffic_))) {}
 
   /// What a step leaves.
   struct Result {
@@ -212,7 +177,7 @@ class SyncBatchNormTest : public testing::Test {
     explicit Unsynced(SyncBatchNormTest& test) : test_(test) { test_.sync_.reset(); }
     ~Unsynced() {
       test_.sync_ = std::make_unique<SyncBatchNorm>(
-          std::make_unique<CountingCommunicator>(comm().split(0), test_.count_));
+          std::make_unique<test::CountingCommunicator>(comm().split(0), test_.traffic_));
       test_.sync_->set_counts(test_.counts_);
     }
 
@@ -221,7 +186,7 @@ class SyncBatchNormTest : public testing::Test {
   };
 
   bool counts_ = true;
-  int count_ = 0;  // collectives
+  test::Traffic traffic_;
   std::unique_ptr<SyncBatchNorm> sync_;
 };
 
@@ -326,11 +291,11 @@ TEST_F(SyncBatchNormTest, AStepTakesOneCollectiveForwardAndOneBackward) {
   torch::nn::BatchNorm1d layer(4);
   const auto leaf = torch::randn({3, 4}).requires_grad_();
   const auto output = layer(leaf);
-  EXPECT_EQ(count_, 1);
+  EXPECT_EQ(traffic_.collectives, 1);
   output.sum().backward();
-  EXPECT_EQ(count_, 2);
+  EXPECT_EQ(traffic_.collectives, 2);
   layer(torch::randn({3, 4})).sum().backward();
-  EXPECT_EQ(count_, 3) << "the gradients of weight and bias are this rank's own";
+  EXPECT_EQ(traffic_.collectives, 3) << "the gradients of weight and bias are this rank's own";
 }
 
 TEST_F(SyncBatchNormTest, TrainingWithoutGradientsUpdatesTheStatisticsOfAll) {
@@ -354,7 +319,7 @@ TEST_F(SyncBatchNormTest, EvaluationOnOneRankWaitsForNobody) {
     layer(input);
     without(input);
   }
-  EXPECT_EQ(count_, 0);
+  EXPECT_EQ(traffic_.collectives, 0);
 }
 
 TEST_F(SyncBatchNormTest, InstanceNormIsLeftAlone) {
@@ -363,7 +328,7 @@ TEST_F(SyncBatchNormTest, InstanceNormIsLeftAlone) {
   torch::nn::InstanceNorm2d same(layer->options);
   const auto input = torch::randn({2, 3, 4, 4}) + rank();
   const Result actual = step(layer, input, torch::ones_like(input));
-  EXPECT_EQ(count_, 0);
+  EXPECT_EQ(traffic_.collectives, 0);
   const Unsynced unsynced(*this);
   const Result expected = step(same, input, torch::ones_like(input));
   EXPECT_TRUE(torch::equal(actual.output, expected.output));
@@ -375,7 +340,7 @@ TEST_F(SyncBatchNormTest, AnotherThreadTakesItsOwnSamples) {
   if (rank() == 0) {
     std::thread([] { torch::nn::BatchNorm1d(4)(torch::randn({3, 4})); }).join();
   }
-  EXPECT_EQ(count_, 0);
+  EXPECT_EQ(traffic_.collectives, 0);
 }
 
 TEST_F(SyncBatchNormTest, WhereNoObjectLivesLibTorchIsAsItWas) {
@@ -383,25 +348,26 @@ TEST_F(SyncBatchNormTest, WhereNoObjectLivesLibTorchIsAsItWas) {
   torch::nn::BatchNorm1d layer(3);
   auto output = layer(input);
   sync_.reset();
-  EXPECT_EQ(count_, 1);
+  EXPECT_EQ(traffic_.collectives, 1);
   const auto mean = layer(input + rank()).mean(0);
-  EXPECT_EQ(count_, 1);
+  EXPECT_EQ(traffic_.collectives, 1);
   EXPECT_TRUE(torch::allclose(mean, torch::zeros({3}), 0, 1e-5));
   output.sum().backward();  // its graph was made before
   sync_ = std::make_unique<SyncBatchNorm>(comm().split(0));
 }
 
 TEST_F(SyncBatchNormTest, AMoreRecentObjectComesFirstAndMayGoFirst) {
-  int inner_count = 0;
+  test::Traffic inner_traffic;
   torch::nn::BatchNorm1d layer(3);
   {
-    const SyncBatchNorm inner(std::make_unique<CountingCommunicator>(comm().split(0), inner_count));
+    const SyncBatchNorm inner(
+        std::make_unique<test::CountingCommunicator>(comm().split(0), inner_traffic));
     layer(torch::randn({4, 3}));
   }
-  EXPECT_EQ(inner_count, 1);
-  EXPECT_EQ(count_, 0);
+  EXPECT_EQ(inner_traffic.collectives, 1);
+  EXPECT_EQ(traffic_.collectives, 0);
   layer(torch::randn({4, 3}));
-  EXPECT_EQ(count_, 1);
+  EXPECT_EQ(traffic_.collectives, 1);
 }
 
 template <class F>
