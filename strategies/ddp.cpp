@@ -173,6 +173,10 @@ torch::Tensor DDP::all_gather(const torch::Tensor& tensor) {
   return rows;
 }
 
+std::vector<std::string> DDP::all_gather_text(const std::string& text) {
+  return world().all_gather(text);
+}
+
 void DDP::barrier() { communicator_->barrier(); }
 
 }  // namespace trainer

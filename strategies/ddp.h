@@ -60,6 +60,7 @@ class DDP : public SingleDevice {
   void broadcast_buffers(torch::nn::Module& module) override;
   void all_reduce(torch::Tensor& tensor, ReduceOp op) override;
   torch::Tensor all_gather(const torch::Tensor& tensor) override;
+  std::vector<std::string> all_gather_text(const std::string& text) override;
   void barrier() override;
 
   Communicator& communicator() { return *communicator_; }

@@ -27,6 +27,7 @@ class SingleDevice : public Strategy {
   void broadcast_buffers(torch::nn::Module&) override {}
   void all_reduce(torch::Tensor&, ReduceOp) override {}
   torch::Tensor all_gather(const torch::Tensor& tensor) override { return tensor.unsqueeze(0); }
+  std::vector<std::string> all_gather_text(const std::string& text) override { return {text}; }
   void barrier() override {}
 
  private:

@@ -25,7 +25,7 @@ ALLOWED = (
     (r"trainer/checkpoint/", (r"trainer/core/", r"trainer/(checkpoint|optim)/")),
     (r"trainer/(strategy|accelerator|logger|progress|precision|world)\.", (r"trainer/core/", r"trainer/\1\.", r"trainer/progress\.h")),
     (r"trainer/metrics/", (r"trainer/core/", r"trainer/metrics/", r"trainer/strategy\.h")),
-    (r"trainer/(module|metric_collector|manual_optimization)\.", (r"trainer/(core|optim|metrics)/", r"trainer/(module|metric_collector|manual_optimization|logger|strategy|progress|world)\.h")),
+    (r"trainer/(module|metric_collector|metric_rows|manual_optimization)\.", (r"trainer/(core|optim|metrics)/", r"trainer/(module|metric_collector|metric_rows|manual_optimization|logger|strategy|progress)\.h")),
     (r"trainer/", (r"trainer/(?!cli/)",)),
     (r"strategies/cuda/", (r"trainer/(core/|(strategy|accelerator|world|version)\.h)", r"strategies/(comm|cuda)/")),
     (r"strategies/", (r"trainer/core/", r"trainer/(strategy|accelerator|world|version)\.h", r"trainer/optim/", r"strategies/(?!cuda/)")),

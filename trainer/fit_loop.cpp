@@ -12,7 +12,6 @@
 #include <trainer/loss_check.h>
 #include <trainer/repetition_scope.h>
 #include <trainer/signals.h>
-#include <trainer/world.h>
 
 namespace trainer {
 
@@ -443,7 +442,7 @@ nlohmann::json FitLoop::state_dict() {
                               {"data", data_.state_dict(epoch_done_)},
                               {"metrics", metrics_.state_dict(registered_metrics(module_))}};
   state["ranks"] = nlohmann::json::array();
-  for (const auto& of_rank : world().all_gather(own.dump())) {
+  for (const auto& of_rank : strategy_.all_gather_text(own.dump())) {
     state["ranks"].push_back(nlohmann::json::parse(of_rank));
   }
   state["newest_metrics"] = json::numbers(run_.metrics.newest);

@@ -8,7 +8,6 @@
 
 #include <trainer/core/error.h>
 #include <trainer/core/json.h>
-#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -75,19 +74,6 @@ double merged_value(const metrics::Metric& metric, const torch::Tensor& rows, in
     at += own.numel();
   }
   return metric.value(state).item<double>();
-}
-
-void check_same_names(int64_t rank, const std::string& layout, int64_t other_rank,
-                      const std::string& other_layout) {
-  if (layout == other_layout) {
-    return;
-  }
-  const auto names = nlohmann::json::parse(layout).at("names");
-  const auto other_names = nlohmann::json::parse(other_layout).at("names");
-  throw UsageError(fmt::format(
-      "the ranks logged different metrics in this epoch: rank {} {}, rank {} {}.\n  Log the same "
-      "names in the same order on every rank.",
-      rank, names.dump(), other_rank, other_names.dump()));
 }
 
 std::string to_text(const std::vector<MetricCollector::EpochValue>& values) {
@@ -359,21 +345,8 @@ void MetricCollector::forget_new_values() {
   }
 }
 
-/// The names that have a value at the end of this epoch, and how long this rank's row is.
-std::string MetricCollector::epoch_layout() const {
-  auto names = nlohmann::json::array();
-  int64_t size = 0;
-  for (const auto& e : entries_) {
-    if (is_of_epoch(e)) {
-      names.push_back(e.epoch_name());
-      size += e.metric != nullptr ? num_elements(e.metric->state()) : 2;
-    }
-  }
-  return nlohmann::json{{"names", std::move(names)}, {"size", size}}.dump();
-}
-
 /// Of each name its sum and weight, or the elements of its state.
-std::vector<double> MetricCollector::epoch_row() {
+MetricRow MetricCollector::epoch_row() {
   std::vector<torch::Tensor> states;
   for (const auto& e : entries_) {
     if (is_of_epoch(e) && e.metric != nullptr) {
@@ -381,15 +354,19 @@ std::vector<double> MetricCollector::epoch_row() {
     }
   }
   const auto state_elements = fetch(states);
-  std::vector<double> row;
+  MetricRow row;
   auto element = state_elements.begin();
   for (const auto& e : entries_) {
-    if (is_of_epoch(e) && e.metric != nullptr) {
+    if (!is_of_epoch(e)) {
+      continue;
+    }
+    row.names.push_back(e.epoch_name());
+    if (e.metric != nullptr) {
       const auto size = num_elements(e.metric->state());
-      row.insert(row.end(), element, element + size);
+      row.numbers.insert(row.numbers.end(), element, element + size);
       element += size;
-    } else if (is_of_epoch(e)) {
-      row.insert(row.end(), {e.reduced, e.weight});
+    } else {
+      row.numbers.insert(row.numbers.end(), {e.reduced, e.weight});
     }
   }
   return row;
@@ -413,33 +390,15 @@ std::vector<MetricCollector::EpochValue> MetricCollector::merged(const torch::Te
 }
 
 std::vector<MetricCollector::EpochValue> MetricCollector::reduce_epoch(Strategy& strategy) {
-  const auto row = epoch_row();
-  if (strategy.world_size() == 1) {
-    return merged(torch::tensor(row, at::kDouble).unsqueeze(0));
-  }
-  // A rank that had no batch of an evaluation logged nothing: it adds nothing, and is told.
-  const auto layouts = world().all_gather(epoch_layout());
-  const auto nothing = MetricCollector().epoch_layout();
-  const auto first = std::find_if(layouts.begin(), layouts.end(),
-                                  [&](const auto& layout) { return layout != nothing; });
-  if (first == layouts.end()) {
+  const auto rows = gather_rows(strategy, epoch_row());
+  if (rows.numbers.numel() == 0) {
     return {};
   }
-  std::vector<int64_t> ranks;  // that logged something
-  for (size_t r = 0; r < layouts.size(); ++r) {
-    if (layouts[r] != nothing) {
-      ranks.push_back(static_cast<int64_t>(r));
-      check_same_names(ranks.front(), *first, ranks.back(), layouts[r]);
-    }
-  }
-  auto own = torch::zeros({nlohmann::json::parse(*first).at("size")}, at::kDouble);
-  std::copy(row.begin(), row.end(), own.mutable_data_ptr<double>());
-  const auto rows = strategy.all_gather(own.to(strategy.device())).to(torch::kCPU);
-  auto values = merged(rows.index_select(0, torch::tensor(ranks)));
-  if (ranks.size() < layouts.size()) {
-    const bool tells = ranks.front() == strategy.rank();
-    const auto told = world().all_gather(tells ? to_text(values) : "");
-    values = from_text(told[static_cast<size_t>(ranks.front())]);
+  auto values = merged(rows.numbers);
+  if (!rows.is_of_all_ranks) {  // a rank that logged nothing knows no names, and is told
+    const bool tells = rows.first_rank == strategy.rank();
+    const auto told = strategy.all_gather_text(tells ? to_text(values) : "");
+    values = from_text(told[static_cast<size_t>(rows.first_rank)]);
   }
   return values;
 }

@@ -18,6 +18,7 @@
 #include <torch/types.h>
 
 #include <trainer/logger.h>
+#include <trainer/metric_rows.h>
 #include <trainer/metrics/metric.h>
 #include <trainer/strategy.h>
 
@@ -78,7 +79,7 @@ class MetricCollector {
   Metrics new_values();
   void forget_new_values();
   /// The epoch's reductions over its batches and over `strategy`'s ranks: all names in one copy
-  /// from the device and one collective, beside the one that compares the names. A rank that logged
+  /// from the device and one collective. A rank that logged
   /// nothing at all takes part with nothing; ranks that logged other names than rank 0 are named in
   /// a UsageError. Collective: yes. Syncs: yes.
   struct EpochValue {
@@ -131,8 +132,7 @@ class MetricCollector {
   double weight_of(const LogOptions& options) const {
     return batch_size_ == 0 ? 0 : static_cast<double>(options.batch_size.value_or(batch_size_));
   }
-  std::string epoch_layout() const;
-  std::vector<double> epoch_row();
+  MetricRow epoch_row();
   std::vector<EpochValue> merged(const torch::Tensor& rows) const;
   void accumulate(Entry& e, double value);
   void accumulate(Entry& e, const torch::Tensor& value, double weight);

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <functional>
+#include <string>
 #include <vector>
 
 #include <torch/nn/module.h>
@@ -79,6 +80,9 @@ class Strategy {
   /// The tensors of all ranks in their order: [world_size, ...]; of the same shape on every rank.
   /// Collective: yes.
   virtual torch::Tensor all_gather(const torch::Tensor& tensor) = 0;
+
+  /// The texts of all ranks in their order, of any length. Collective: yes. Syncs: no.
+  virtual std::vector<std::string> all_gather_text(const std::string& text) = 0;
 
   /// Returns when every rank has called it. Collective: yes.
   virtual void barrier() = 0;

@@ -214,12 +214,12 @@ TEST(MetricCollector, GoesOnFromItsState) {
 class OneOfTwo : public SingleDevice {
  public:
   int world_size() const override { return 2; }
-  torch::Tensor all_gather(const torch::Tensor& tensor) override {
+  std::vector<std::string> all_gather_text(const std::string& text) override {
     ++collectives;
-    sent = tensor;
-    return torch::stack({tensor, other.defined() ? other : tensor});
+    sent = text;
+    return {text, other.empty() ? text : other};
   }
-  torch::Tensor other, sent;
+  std::string other, sent;
   int collectives = 0;
 };
 

@@ -235,9 +235,9 @@ TEST(Resuming, RefusesDataThatWouldGoOnElsewhere) {
   EXPECT_EQ(
       thrown<CheckpointError>([&] { Trainer(saving(9)).fit(module, other, "last"); }),
       "the checkpoint was saved within epoch 0, after batch 5, over data of "
-      R"({"accumulate_grad_batches":1,"batch_size":4,"epoch_is_over":false,"samples":50,"shuffle":true})"
+      R"({"accumulate_grad_batches":1,"batch_size":4,"epoch_is_over":false,"samples":50,"shuffle":true,"world_size":1})"
       "; now it is "
-      R"({"accumulate_grad_batches":1,"batch_size":8,"epoch_is_over":false,"samples":50,"shuffle":true})"
+      R"({"accumulate_grad_batches":1,"batch_size":8,"epoch_is_over":false,"samples":50,"shuffle":true,"world_size":1})"
       ". "
       "The rest of that epoch would be other samples.\n  Resume with the same data and settings, "
       "or from a checkpoint at the end of an epoch.");
