@@ -319,19 +319,19 @@ TEST_F(CommHookTest, AFitWithEachHookEndsNearThePlainOne) {
   const auto plain = fit("ddp");
   struct Hooked {
     std::string yaml;
-    double tolerance;  // of each weight, and of the loss
+    double of_weights, of_loss;  // may differ by
   };
   const std::vector<Hooked> all = {
-      {"{class_path: DDP, init_args: {comm_hook: BF16Compress}}", 3e-2},
-      {"{class_path: DDP, init_args: {comm_hook: FP16Compress, bucket_mb: 0.002}}", 4e-3},
-      {"{class_path: DDP, init_args: {comm_hook: {class_path: PowerSGD, init_args: {rank: 4, "
+      {"{class_path: DDP, init_args: {comm_hook: BF16Compress}}", 3e-3, 1e-4},
+      {"{class_path: DDP, init_args: {comm_hook: FP16Compress, bucket_mb: 0.002}}", 5e-4, 1e-5},
+      {"{class_path: DDP, init_args: {comm_hook: {class_path: PowerSGD, init_args: {rank: 1, "
        "start_step: 20}}}}",
-       0.3},
+       3e-2, 1e-2},
   };
-  for (const auto& [yaml, tolerance] : all) {
+  for (const auto& [yaml, of_weights, of_loss] : all) {
     const auto hooked = fit(from_yaml(yaml));
-    EXPECT_NEAR(hooked.loss, plain.loss, tolerance) << yaml;
-    EXPECT_LE((hooked.weights - plain.weights).abs().max().item<double>(), tolerance) << yaml;
+    EXPECT_NEAR(hooked.loss, plain.loss, of_loss) << yaml;
+    EXPECT_LE((hooked.weights - plain.weights).abs().max().item<double>(), of_weights) << yaml;
     EXPECT_FALSE(torch::equal(hooked.weights, plain.weights)) << yaml;
     expect_same_on_all_ranks(hooked.weights);
   }
