@@ -5,7 +5,7 @@
 // 65504 become infinite and those below 3e-8 zero.
 //
 // Each rank's gradient is rounded once, the mean is computed in float32 and rounded once: it is off
-// by at most 2^-8 (BF16Compress) or 2^-11 (FP16Compress) of the mean of the absolute values, and
+// by at most 2^-7 (BF16Compress) or 2^-10 (FP16Compress) of the mean of the absolute values, and
 // the same on every rank.
 
 #include <strategies/comm_hook.h>
