@@ -2,10 +2,10 @@
 // Gradients travel in a short format, in half of the bytes of float32. Choose BF16Compress where
 // the network between nodes is what a step waits for: its range is that of float32, and with 8 bits
 // of precision most trainings end as they do without. FP16Compress has 11 bits, but gradients above
-// 65504 become infinite and those below 6e-8 zero.
+// 65504 become infinite and those below 3e-8 zero.
 //
 // Each rank's gradient is rounded once, the mean is computed in float32 and rounded once: it is off
-// by at most 2^-8 (BF16Compress) or 2^-11 (FP16Compress) of the mean of the absolute values, and
+// by at most 2^-7 (BF16Compress) or 2^-10 (FP16Compress) of the mean of the absolute values, and
 // the same on every rank.
 
 #include <strategies/comm_hook.h>

@@ -369,6 +369,24 @@ TEST(DataLoader, DividesTheGlobalBatchOverProcessesAndAccumulation) {
   EXPECT_EQ(own.options().batch_size, 24);
 }
 
+TEST(DataLoader, SharesASmallerLastBatchSoThatNobodyIsLeftWithASingleSample) {
+  const auto last_batches = [](int64_t num_samples, int64_t batch_size) {
+    Batches of_ranks;
+    for (int rank = 0; rank < 4; ++rank) {
+      DataLoader loader(std::make_shared<Numbers>(num_samples), {.batch_size = batch_size});
+      loader.divide_batches({.rank = rank, .world_size = 4});
+      of_ranks.push_back(epoch_of(loader, 0, loader.size() - 1).front());
+      EXPECT_EQ(loader.is_repeated(), loader.num_samples(loader.size() - 1) == 0);
+    }
+    return of_ranks;
+  };
+  EXPECT_EQ(last_batches(10, 3), (Batches{{0, 1, 2}, {3, 4, 5}, {6, 7}, {8, 9}}));
+  EXPECT_EQ(last_batches(5, 3), (Batches{{0, 1, 2}, {3, 4}, {0, 1}, {0, 1}})) << "repeated ones";
+  EXPECT_EQ(last_batches(3, 3), (Batches{{0, 1, 2}, {0, 1}, {0, 1}, {0, 1}}));
+  EXPECT_EQ(last_batches(13, 3), (Batches{{12}, {12}, {12}, {12}})) << "there is only one";
+  EXPECT_EQ(last_batches(7, 1), (Batches{{4}, {5}, {6}, {4}})) << "all have single ones";
+}
+
 TEST(DataLoader, RefusesAGlobalBatchThatDoesNotDivide) {
   for (const int64_t global : {10, 4, 9}) {
     EXPECT_EQ(thrown<ConfigError>(

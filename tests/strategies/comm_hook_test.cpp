@@ -97,7 +97,8 @@ TEST_F(CommHookTest, ShortFormatsGiveTheMeanUpToTheirRoundingAndTheSameBitsOnAll
         EXPECT_EQ(traffic().bytes, 2 * n);
         const auto of_rank = [&](int r) { return values(r, 0, n).to(dtype); };
         // Once for each rank's part, once for the mean.
-        const auto allowed = 2 * rounding * mean_of([&](int r) { return of_rank(r).abs(); }) + 1e-7;
+        const auto allowed =
+            2.01 * rounding * mean_of([&](int r) { return of_rank(r).abs(); }) + 1e-7;
         const auto off = (bucket.flat.to(torch::kFloat64) - mean_of(of_rank)).abs();
         EXPECT_TRUE((off <= allowed).all().item<bool>()) << n << " " << c10::toString(dtype);
         expect_same_on_all_ranks(bucket.flat);
@@ -243,6 +244,29 @@ TEST_F(CommHookTest, ARegressionWithPowerSGDConvergesAndKeepsTheRanksEqual) {
   EXPECT_LT(traffic().bytes, plain * 2 / 5);
 }
 
+/// The sum over the ranks.
+class Summed : public CommHook {
+  struct Sum : Reduction {
+    Work work;
+    void finish() override { work.wait(); }
+  };
+  std::unique_ptr<Reduction> start(Communicator& communicator,
+                                   const GradientBucket& bucket) override {
+    auto sum = std::make_unique<Sum>();
+    sum->work = communicator.all_reduce_async(bucket.flat, ReduceOp::kSum);
+    return sum;
+  }
+};
+TRAINER_REGISTER_CLASS(Summed);
+
+TEST_F(CommHookTest, AHookOfTheUsersOwnIsMadeByItsName) {
+  const auto bucket = bucket_of({{7}, {2, 3}}, torch::kFloat64);
+  bucket.flat.copy_(values(rank(), 0, 13));
+  reduce(*Spec<CommHook>("Summed").create(), bucket);
+  const auto sum = size() * mean_of([](int r) { return values(r, 0, 13); });
+  EXPECT_TRUE(torch::allclose(bucket.flat, sum, 1e-14, 1e-14));
+}
+
 /// [samples, 6] numbers with a class each.
 class Samples : public DataModule {
  public:
@@ -319,19 +343,19 @@ TEST_F(CommHookTest, AFitWithEachHookEndsNearThePlainOne) {
   const auto plain = fit("ddp");
   struct Hooked {
     std::string yaml;
-    double tolerance;  // of each weight, and of the loss
+    double of_weights, of_loss;  // may differ by
   };
   const std::vector<Hooked> all = {
-      {"{class_path: DDP, init_args: {comm_hook: BF16Compress}}", 3e-2},
-      {"{class_path: DDP, init_args: {comm_hook: FP16Compress, bucket_mb: 0.002}}", 4e-3},
-      {"{class_path: DDP, init_args: {comm_hook: {class_path: PowerSGD, init_args: {rank: 4, "
+      {"{class_path: DDP, init_args: {comm_hook: BF16Compress}}", 3e-3, 1e-4},
+      {"{class_path: DDP, init_args: {comm_hook: FP16Compress, bucket_mb: 0.002}}", 5e-4, 1e-5},
+      {"{class_path: DDP, init_args: {comm_hook: {class_path: PowerSGD, init_args: {rank: 1, "
        "start_step: 20}}}}",
-       0.3},
+       3e-2, 1e-2},
   };
-  for (const auto& [yaml, tolerance] : all) {
+  for (const auto& [yaml, of_weights, of_loss] : all) {
     const auto hooked = fit(from_yaml(yaml));
-    EXPECT_NEAR(hooked.loss, plain.loss, tolerance) << yaml;
-    EXPECT_LE((hooked.weights - plain.weights).abs().max().item<double>(), tolerance) << yaml;
+    EXPECT_NEAR(hooked.loss, plain.loss, of_loss) << yaml;
+    EXPECT_LE((hooked.weights - plain.weights).abs().max().item<double>(), of_weights) << yaml;
     EXPECT_FALSE(torch::equal(hooked.weights, plain.weights)) << yaml;
     expect_same_on_all_ranks(hooked.weights);
   }

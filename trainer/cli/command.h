@@ -24,8 +24,9 @@ int list_classes(const Arguments& arguments);
 int print_schema(const Arguments& arguments);
 
 /// What a Spec can be of.
-inline constexpr const char* kKinds[] = {"module",   "data module", "callback",  "logger",
-                                         "strategy", "accelerator", "optimizer", "lr scheduler"};
+inline constexpr const char* kKinds[] = {"module",      "data module", "callback",
+                                         "logger",      "strategy",    "communication hook",
+                                         "accelerator", "optimizer",   "lr scheduler"};
 
 /// The whole key tree of a run, or the arguments of one class. Throws ConfigError for an unknown
 /// class.
