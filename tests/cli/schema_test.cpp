@@ -82,8 +82,7 @@ TEST_F(SchemaTest, DescribesKeysAndClasses) {
             nlohmann::json({"32-true", "64-true", "16-true", "bf16-true", "16-mixed", "bf16-mixed",
                             "32", "64", "16", "bf16", 32, 64, 16}));
   EXPECT_EQ(trainer_keys["strategy"]["$ref"], "#/$defs/strategy");
-  EXPECT_EQ(schema_["$defs"]["strategy"]["anyOf"][0]["enum"],
-            nlohmann::json({"SingleDevice", "auto", "single_device"}));
+  EXPECT_EQ(schema_["$defs"]["strategy"]["anyOf"][0]["enum"], nlohmann::json({"DDP", "ddp"}));
   EXPECT_EQ(schema_["required"], nlohmann::json({"model", "data"}));
 }
 
