@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -68,35 +69,56 @@ void GradientBucketer::add_parameters() {
 void GradientBucketer::lay_out(const std::vector<size_t>& order) {
   const torch::NoGradGuard no_grad;
   buckets_.clear();
+  // A hook has its own ways with memory.
+  const int64_t in_place_bytes =
+      hook_ == nullptr ? options_.bucket_bytes / 4 : std::numeric_limits<int64_t>::max();
+  std::vector<size_t> group;
   int64_t bytes = 0;
   for (const size_t index : order) {
     const auto& tensor = parameters_[index].tensor;
     const auto size = static_cast<int64_t>(tensor.nbytes());
-    const bool fits = !buckets_.empty() && bytes + size <= options_.bucket_bytes &&
-                      parameters_[buckets_.back().parameters.front()].tensor.scalar_type() ==
-                          tensor.scalar_type();
+    // The last bucket is one that can carry the tail.
+    if (size >= in_place_bytes && (index != order.back() || !group.empty())) {
+      add_bucket({index}, /*is_in_place=*/true);
+      continue;
+    }
+    const bool fits =
+        group.empty() || (bytes + size <= options_.bucket_bytes &&
+                          parameters_[group.front()].tensor.scalar_type() == tensor.scalar_type());
     if (!fits) {
-      buckets_.emplace_back();
+      add_bucket(std::exchange(group, {}), /*is_in_place=*/false);
       bytes = 0;
     }
+    group.push_back(index);
     bytes += size;
-    buckets_.back().parameters.push_back(index);
   }
-  for (size_t b = 0; b < buckets_.size(); ++b) {
-    Bucket& bucket = buckets_[b];
-    for (const size_t index : bucket.parameters) {
-      bucket.num_gradients += parameters_[index].numel;
-    }
-    const auto count = static_cast<int64_t>(bucket.parameters.size());
-    const auto& first = parameters_[bucket.parameters.front()].tensor;
-    const auto numbers = static_cast<int64_t>(step_numbers_.size());
-    bucket.flat = torch::zeros({bucket.num_gradients + count + numbers},
-                               first.options().requires_grad(false));
+  if (!group.empty()) {
+    add_bucket(std::move(group), /*is_in_place=*/false);
+  }
+  if (hook_ != nullptr) {
+    hook_->forget_buckets();
+  }
+}
+
+void GradientBucketer::add_bucket(std::vector<size_t> parameters, bool is_in_place) {
+  Bucket bucket;
+  bucket.parameters = std::move(parameters);
+  bucket.is_in_place = is_in_place;
+  int64_t num_gradients = 0;
+  for (const size_t index : bucket.parameters) {
+    parameters_[index].bucket = buckets_.size();
+    parameters_[index].slot.reset();
+    num_gradients += parameters_[index].numel;
+  }
+  if (!is_in_place) {
+    const auto tail_size = static_cast<int64_t>(parameters_.size() + step_numbers_.size());
+    const auto options = parameters_[bucket.parameters.front()].tensor.options();
+    bucket.flat = torch::zeros({num_gradients + tail_size}, options.requires_grad(false));
+    bucket.tail = bucket.flat.narrow(0, num_gradients, tail_size);
+    bucket.of_hook = {bucket.flat.narrow(0, 0, num_gradients), {}, buckets_.size()};
     int64_t begin = 0;
-    for (size_t i = 0; i < bucket.parameters.size(); ++i) {
-      auto& parameter = parameters_[bucket.parameters[i]];
-      parameter.bucket = b;
-      parameter.index = i;
+    for (const size_t index : bucket.parameters) {
+      auto& parameter = parameters_[index];
       // No view in autograd's eyes, which Optimizer::zero_grad() could not detach.
       parameter.slot = bucket.flat.narrow(0, begin, parameter.numel)
                            .view(parameter.tensor.sizes())
@@ -104,12 +126,8 @@ void GradientBucketer::lay_out(const std::vector<size_t>& order) {
       begin += parameter.numel;
       bucket.of_hook.slots.push_back(parameter.slot);
     }
-    bucket.of_hook.flat = bucket.flat.narrow(0, 0, bucket.num_gradients);
-    bucket.of_hook.index = b;
   }
-  if (hook_ != nullptr) {
-    hook_->forget_buckets();
-  }
+  buckets_.push_back(std::move(bucket));
 }
 
 /// In the order of rank 0's first pass, and at the end those that got no gradient.
@@ -159,6 +177,7 @@ bool GradientBucketer::is_reduced(const Bucket& bucket) const {
 void GradientBucketer::begin() {
   begun_ = true;
   next_ = 0;
+  carrier_ = nullptr;
   for (auto& bucket : buckets_) {
     bucket.is_started = false;
     bucket.missing = 0;
@@ -168,7 +187,7 @@ void GradientBucketer::begin() {
       bucket.missing += parameter.is_expected && parameter.tensor.requires_grad() ? 1 : 0;
     }
     if (is_reduced(bucket)) {
-      last_ = static_cast<size_t>(&bucket - buckets_.data());
+      carrier_ = bucket.is_in_place ? nullptr : &bucket;
     }
   }
 }
@@ -204,7 +223,7 @@ void GradientBucketer::on_gradient(size_t index) {
   communicator_.poll();
 }
 
-/// Copies the gradient into its bucket, and makes it a view of that.
+/// Copies the gradient into its bucket, and makes it a view of that; or takes it as the bucket.
 void GradientBucketer::put_in(Parameter& parameter) {
   const torch::NoGradGuard no_grad;
   auto& gradient = parameter.tensor.mutable_grad();
@@ -214,7 +233,12 @@ void GradientBucketer::put_in(Parameter& parameter) {
         "with sparse(false).",
         parameter.name));
   }
-  if (gradient.data_ptr() != parameter.slot.data_ptr()) {
+  if (buckets_[parameter.bucket].is_in_place) {
+    if (!gradient.is_contiguous()) {
+      gradient = gradient.contiguous();
+    }
+    parameter.slot = gradient;
+  } else if (gradient.data_ptr() != parameter.slot.data_ptr()) {
     if (gradient.is_cpu() && gradient.is_contiguous()) {
       std::memcpy(parameter.slot.mutable_data_ptr(), gradient.const_data_ptr(), gradient.nbytes());
     } else {
@@ -240,20 +264,32 @@ void GradientBucketer::start(Bucket& bucket) {
   bucket.is_started = true;
   for (const size_t index : bucket.parameters) {
     auto& parameter = parameters_[index];
-    if (!parameter.is_in) {
-      // Its slot counts for nothing; a gradient that lies there from an earlier step moves out.
-      auto& gradient = parameter.tensor.mutable_grad();
+    if (parameter.is_in) {
+      continue;
+    }
+    // It counts for nothing; a gradient that lies in its slot from an earlier step moves out.
+    auto& gradient = parameter.tensor.mutable_grad();
+    if (bucket.is_in_place) {
+      parameter.slot = torch::zeros_like(parameter.tensor, at::MemoryFormat::Contiguous);
+    } else {
       if (gradient.defined() && gradient.data_ptr() == parameter.slot.data_ptr()) {
         gradient = gradient.clone();
       }
       parameter.slot.zero_();
     }
   }
-  fill_tail(bucket);
-  if (hook_ == nullptr) {
+  if (&bucket == carrier_) {
+    fill_tail(bucket.tail);
+  }
+  if (bucket.is_in_place) {
+    bucket.work = communicator_.all_reduce_async(parameters_[bucket.parameters.front()].slot,
+                                                 ReduceOp::kMean);
+  } else if (hook_ == nullptr) {
     bucket.work = communicator_.all_reduce_async(bucket.flat, ReduceOp::kMean);
   } else {
-    bucket.work = communicator_.all_reduce_async(bucket.tail(), ReduceOp::kMean);
+    if (&bucket == carrier_) {
+      bucket.work = communicator_.all_reduce_async(bucket.tail, ReduceOp::kMean);
+    }
     bucket.reduction = hook_->start(communicator_, bucket.of_hook);
   }
 }
@@ -277,14 +313,22 @@ void GradientBucketer::finish() {
   start_ready_buckets();
   unused_.clear();
   sums_.reset();
-  for (auto& bucket : buckets_) {
-    if (bucket.is_started) {
-      complete(bucket);
+  if (std::any_of(buckets_.begin(), buckets_.end(), [](auto& one) { return one.is_started; })) {
+    Work tail_work;
+    torch::Tensor tail = carrier_ != nullptr ? carrier_->tail : own_tail();
+    if (carrier_ == nullptr) {
+      fill_tail(tail);
+      tail_work = communicator_.all_reduce_async(tail, ReduceOp::kMean);
     }
-  }
-  if (!buckets_.empty() && buckets_[last_].is_started &&
-      communicator_.device_type() == torch::kCPU) {
-    read_step_numbers(buckets_[last_]);
+    for (auto& bucket : buckets_) {
+      bucket.work.wait();
+      bucket.work = Work();
+      if (bucket.reduction) {
+        std::exchange(bucket.reduction, nullptr)->finish();
+      }
+    }
+    tail_work.wait();
+    settle(tail);
   }
   if (!was_eager) {
     unused_.clear();  // another backward pass may still bring it
@@ -293,52 +337,52 @@ void GradientBucketer::finish() {
   is_first_ = false;
 }
 
-/// What follows the gradients in a bucket: for each parameter 1 where it has one, step numbers.
-void GradientBucketer::fill_tail(const Bucket& bucket) {
-  const auto tail = bucket.tail();
-  auto values = torch::zeros({tail.numel()}, torch::kFloat64);
+torch::Tensor GradientBucketer::own_tail() const {
+  const auto size = static_cast<int64_t>(parameters_.size() + step_numbers_.size());
+  return torch::zeros({size},
+                      torch::dtype(torch::kFloat64).device(parameters_.front().tensor.device()));
+}
+
+/// 1 for each parameter that has a gradient, 0 for the others, and the step numbers.
+void GradientBucketer::fill_tail(const torch::Tensor& tail) const {
+  auto values = torch::empty({tail.numel()}, torch::kFloat64);
   double* next = values.mutable_data_ptr<double>();
-  for (const size_t index : bucket.parameters) {
-    *next++ = parameters_[index].is_in ? 1 : 0;
+  for (const auto& parameter : parameters_) {
+    *next++ = parameter.is_in ? 1 : 0;
   }
-  if (&bucket == &buckets_[last_]) {
-    std::copy(step_numbers_.begin(), step_numbers_.end(), next);
-  }
+  std::copy(step_numbers_.begin(), step_numbers_.end(), next);
   tail.copy_(values);
 }
 
-void GradientBucketer::read_step_numbers(const Bucket& bucket) {
-  const auto means = bucket.tail().to(torch::kFloat64);
-  sums_.emplace();
-  const auto begin = static_cast<int64_t>(bucket.parameters.size());
-  for (size_t i = 0; i < sums_->size(); ++i) {
-    (*sums_)[i] =
-        means.const_data_ptr<double>()[begin + static_cast<int64_t>(i)] * communicator_.size();
-  }
-}
-
-void GradientBucketer::complete(Bucket& bucket) {
-  bucket.work.wait();
-  bucket.work = Work();
-  if (bucket.reduction) {
-    bucket.reduction->finish();
-    bucket.reduction.reset();
-  }
-  torch::Tensor used;
-  for (const size_t index : bucket.parameters) {
-    auto& parameter = parameters_[index];
-    parameter.has_new = false;
-    if (parameter.is_in) {
+/// Gives every parameter what it gets: all buckets are reduced.
+void GradientBucketer::settle(const torch::Tensor& tail) {
+  torch::Tensor means;  // of the tail: a GPU is asked for it only where it matters
+  const auto mean = [&](size_t index) {
+    if (!means.defined()) {
+      means = tail.to(torch::kFloat64).to(torch::kCPU);
+    }
+    return means.const_data_ptr<double>()[index];
+  };
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    auto& parameter = parameters_[i];
+    if (!buckets_[parameter.bucket].is_started) {
       continue;
     }
-    if (!used.defined()) {
-      used = bucket.tail().to(torch::kFloat32).to(torch::kCPU);
-    }
-    if (used.const_data_ptr<float>()[parameter.index] > 0) {
+    parameter.has_new = false;
+    if (!parameter.is_in && mean(i) > 0) {
       parameter.tensor.mutable_grad() = parameter.slot;  // another rank used it
-    } else if (parameter.tensor.requires_grad()) {
+    } else if (!parameter.is_in && parameter.tensor.requires_grad()) {
       unused_.push_back(parameter.name);
       parameter.is_expected = !options_.static_graph;
+    }
+    if (buckets_[parameter.bucket].is_in_place) {
+      parameter.slot.reset();  // the gradient lives as long as the optimizer wants
+    }
+  }
+  if (communicator_.device_type() == torch::kCPU) {
+    sums_.emplace();
+    for (size_t i = 0; i < sums_->size(); ++i) {
+      (*sums_)[i] = mean(parameters_.size() + i) * communicator_.size();
     }
   }
 }

@@ -1,7 +1,8 @@
 #pragma once
 // Averages gradients over the ranks while the backward pass still runs: the parameters' gradients
 // are gathered in buckets, and a bucket goes off as soon as its last gradient is there. Afterwards
-// each .grad is a view of its bucket, which holds the mean over the ranks.
+// each .grad is a view of its bucket, which holds the mean over the ranks. A large gradient is a
+// bucket of its own, which is reduced where it lies: without a copy, and without memory for one.
 //
 // A gradient's sum is in the order of the ranks, whatever bucket it is in (MPICommunicator), so
 // buckets may be laid out anew at any time: after the first reduction they follow the order in
@@ -64,19 +65,16 @@ class GradientBucketer {
     torch::Tensor tensor;
     int64_t numel = 0;
     size_t bucket = 0;
-    size_t index = 0;      // in the bucket
-    torch::Tensor slot;    // its view of the bucket, of its shape
+    torch::Tensor slot;    // its view of the bucket, of its shape; or the gradient itself
     bool has_new = false;  // a gradient came since finish()
     bool is_in = false;    // it lies in the bucket
     bool is_expected = true;
   };
   struct Bucket {
     std::vector<size_t> parameters;
-    torch::Tensor flat;  // gradients, then for each parameter whether it has one, step numbers
-    int64_t num_gradients = 0;  // elements
-    torch::Tensor tail() const {
-      return flat.narrow(0, num_gradients, flat.numel() - num_gradients);
-    }
+    bool is_in_place = false;  // one gradient, reduced where it lies
+    torch::Tensor flat;        // else: gradients, then room for the tail
+    torch::Tensor tail;
     int64_t missing = 0;  // parameters that are waited for
     bool is_started = false;
     Work work;
@@ -94,9 +92,10 @@ class GradientBucketer {
   void put_in(Parameter& parameter);
   void start_ready_buckets();
   void start(Bucket& bucket);
-  void fill_tail(const Bucket& bucket);
-  void complete(Bucket& bucket);
-  void read_step_numbers(const Bucket& bucket);
+  void add_bucket(std::vector<size_t> parameters, bool is_in_place);
+  void fill_tail(const torch::Tensor& tail) const;
+  torch::Tensor own_tail() const;
+  void settle(const torch::Tensor& tail);
   bool is_reduced(const Bucket& bucket) const;
   void check_static_graph() const;
 
@@ -112,7 +111,9 @@ class GradientBucketer {
   std::optional<StepNumbers> sums_;
   std::vector<std::string> unused_;
   size_t next_ = 0;  // bucket to start
-  size_t last_ = 0;  // bucket of this step that brings the step numbers
+  // The tail tells of every parameter whether it has a gradient, and the step numbers. It goes with
+  // the last bucket of a step; where that has no room for it, on its own.
+  Bucket* carrier_ = nullptr;
   bool eager_ = false;
   bool begun_ = false;
   bool learned_ = false;

@@ -3,8 +3,8 @@
 
     snippets_test.py SOURCE_DIR BUILD_DIR CXX LIBTORCH
 
-Shell blocks run in order in a folder that looks like a built clone. C++ blocks are built: one that registers a module
-or a callback is a plug-in and trains on the digits, one that calls cli() becomes a program together with it, and any other main()
+Shell blocks run in order in a folder that looks like a built clone. C++ blocks are built: one that registers a module,
+a callback or a communication hook is a plug-in and trains on the digits, one that calls cli() becomes a program together with it, and any other main()
 runs. YAML blocks are resolved by `fit --print_config`.
 """
 
@@ -93,6 +93,12 @@ class Clone:
             self.compile([source], self.folder / "libsnippet.so", shared=True)
             run(["build/bin/trainer", "fit", "--plugin", "./libsnippet.so", "--config", "configs/digits.yaml",
                  "--trainer.max_epochs=1", f"--trainer.callbacks=[{callback}]"], self.folder)
+        elif "TRAINER_REGISTER_CLASS" in text:  # a communication hook
+            hook = re.search(r"TRAINER_REGISTER_CLASS\((\w+)\)", text).group(1)
+            self.compile([source], self.folder / "libsnippet.so", shared=True)
+            run(["build/bin/trainer", "fit", "--plugin", "./libsnippet.so", "--config", "configs/digits.yaml",
+                 "--trainer.max_epochs=1", "--trainer.callbacks=[]", "--trainer.devices=2",
+                 "--trainer.strategy.class_path=DDP", f"--trainer.strategy.init_args.comm_hook={hook}"], self.folder)
         elif "trainer::cli(" in text:
             self.compile([source, self.plugin_source], self.folder / "snippet")
             if "Perceptron" not in run(["./snippet", "list"], self.folder):
