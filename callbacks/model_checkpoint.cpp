@@ -12,6 +12,7 @@
 #include <trainer/core/error.h>
 #include <trainer/core/json.h>
 #include <trainer/core/log.h>
+#include <trainer/metric_rows.h>
 #include <trainer/trainer.h>
 #include <trainer/world.h>
 
@@ -121,8 +122,9 @@ void ModelCheckpoint::on_train_batch_end(Trainer& trainer, Module&, const torch:
                                          const Batch&, int64_t) {
   if (trainer.at_step_edge() && is_due_this_step(trainer)) {
     saved_at_ = std::chrono::steady_clock::now();
-    waits_for_validation_ = init_.monitor && trainer.num_val_batches() != 0 &&
-                            !trainer.callback_metrics().contains(*init_.monitor);
+    waits_for_validation_ =
+        init_.monitor && trainer.num_val_batches() != 0 &&
+        any_rank(trainer.strategy(), !trainer.callback_metrics().contains(*init_.monitor));
     if (!waits_for_validation_) {
       save_if_wanted(trainer);
     }
@@ -174,7 +176,7 @@ void ModelCheckpoint::save_if_wanted(Trainer& trainer) {
   if (!run_ || trainer.stage() != Stage::kFit || is_saved || init_.save_top_k == 0) {
     return;
   }
-  const auto value = score(trainer);
+  const auto value = of_first_rank(trainer.strategy(), score(trainer));
   if (!value || is_among_best(*value)) {
     save(trainer, value);
   }

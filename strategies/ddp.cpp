@@ -15,10 +15,15 @@
 namespace trainer {
 namespace {
 
-/// Names, shapes and dtypes, one line each.
+/// Of parameters and buffers the names, shapes and dtypes, one line each.
 std::string form_of(const torch::nn::Module& module) {
   std::string text;
   for (const auto& item : module.named_parameters()) {
+    text += fmt::format("{} {} {}{}\n", item.key(), c10::str(item.value().sizes()),
+                        c10::toString(item.value().scalar_type()),
+                        item.value().requires_grad() ? "" : ", frozen");
+  }
+  for (const auto& item : module.named_buffers()) {
     text += fmt::format("{} {} {}\n", item.key(), c10::str(item.value().sizes()),
                         c10::toString(item.value().scalar_type()));
   }

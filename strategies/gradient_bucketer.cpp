@@ -61,7 +61,7 @@ void GradientBucketer::add_parameters() {
     std::vector<size_t> order(parameters_.size());
     std::iota(order.rbegin(), order.rend(), 0);
     lay_out(order);
-    learned_ = false;
+    learned_ = saw_eager_pass_ = false;
     arrivals_.clear();
   }
 }
@@ -153,7 +153,7 @@ void GradientBucketer::lay_out_as_they_came() {
 
 void GradientBucketer::set_eager(bool eager) {
   eager_ = eager;
-  if (!eager || begun_) {
+  if (begun_) {
     return;
   }
   const auto all = module_.parameters();
@@ -162,7 +162,7 @@ void GradientBucketer::set_eager(bool eager) {
   });
   if (!is_known) {
     add_parameters();
-  } else if (!learned_ && !arrivals_.empty()) {
+  } else if (eager && !learned_ && saw_eager_pass_) {
     lay_out_as_they_came();
   }
 }
@@ -171,6 +171,12 @@ void GradientBucketer::set_eager(bool eager) {
 bool GradientBucketer::is_reduced(const Bucket& bucket) const {
   return std::any_of(bucket.parameters.begin(), bucket.parameters.end(),
                      [&](size_t index) { return parameters_[index].tensor.requires_grad(); });
+}
+
+/// Step numbers need more than the digits of a short format.
+bool GradientBucketer::can_carry(const Bucket& bucket) {
+  return !bucket.is_in_place && (bucket.flat.scalar_type() == torch::kFloat32 ||
+                                 bucket.flat.scalar_type() == torch::kFloat64);
 }
 
 /// Of a step's reduction: at its first gradient, or in finish().
@@ -187,7 +193,7 @@ void GradientBucketer::begin() {
       bucket.missing += parameter.is_expected && parameter.tensor.requires_grad() ? 1 : 0;
     }
     if (is_reduced(bucket)) {
-      carrier_ = bucket.is_in_place ? nullptr : &bucket;
+      carrier_ = can_carry(bucket) ? &bucket : nullptr;
     }
   }
 }
@@ -201,7 +207,7 @@ void GradientBucketer::on_gradient(size_t index) {
   if (!begun_) {
     begin();
   }
-  if (!learned_) {
+  if (!learned_ && !parameter.is_in) {
     arrivals_.push_back(index);
   }
   Bucket& bucket = buckets_[parameter.bucket];
@@ -234,8 +240,10 @@ void GradientBucketer::put_in(Parameter& parameter) {
         parameter.name));
   }
   if (buckets_[parameter.bucket].is_in_place) {
-    if (!gradient.is_contiguous()) {
-      gradient = gradient.contiguous();
+    // It may be the memory of another gradient, from which the backward pass still reads: that of a
+    // parameter of which a view was used is.
+    if (!gradient.is_contiguous() || gradient.storage().use_count() > 1) {
+      gradient = gradient.clone(at::MemoryFormat::Contiguous);
     }
     parameter.slot = gradient;
   } else if (gradient.data_ptr() != parameter.slot.data_ptr()) {
@@ -304,7 +312,7 @@ void GradientBucketer::finish() {
       put_in(parameter);
     }
   }
-  if (options_.static_graph && !is_first_) {
+  if (options_.static_graph) {
     check_static_graph();
   }
   for (auto& bucket : buckets_) {
@@ -334,7 +342,7 @@ void GradientBucketer::finish() {
     unused_.clear();  // another backward pass may still bring it
   }
   begun_ = false;
-  is_first_ = false;
+  saw_eager_pass_ |= was_eager;
 }
 
 torch::Tensor GradientBucketer::own_tail() const {
@@ -369,6 +377,7 @@ void GradientBucketer::settle(const torch::Tensor& tail) {
       continue;
     }
     parameter.has_new = false;
+    parameter.was_reduced |= parameter.tensor.requires_grad();
     if (!parameter.is_in && mean(i) > 0) {
       parameter.tensor.mutable_grad() = parameter.slot;  // another rank used it
     } else if (!parameter.is_in && parameter.tensor.requires_grad()) {
@@ -389,7 +398,8 @@ void GradientBucketer::settle(const torch::Tensor& tail) {
 
 void GradientBucketer::check_static_graph() const {
   for (const auto& parameter : parameters_) {
-    if (parameter.is_expected && !parameter.is_in && parameter.tensor.requires_grad()) {
+    if (parameter.was_reduced && parameter.is_expected && !parameter.is_in &&
+        parameter.tensor.requires_grad()) {
       throw UsageError(fmt::format(
           "DDP: '{}' got no gradient, which it did in the first step; static_graph is true. Turn "
           "static_graph off, or let every step use the same parameters.",

@@ -69,6 +69,7 @@ class GradientBucketer {
     bool has_new = false;  // a gradient came since finish()
     bool is_in = false;    // it lies in the bucket
     bool is_expected = true;
+    bool was_reduced = false;  // in some step before, while it was not frozen
   };
   struct Bucket {
     std::vector<size_t> parameters;
@@ -97,6 +98,7 @@ class GradientBucketer {
   torch::Tensor own_tail() const;
   void settle(const torch::Tensor& tail);
   bool is_reduced(const Bucket& bucket) const;
+  static bool can_carry(const Bucket& bucket);
   void check_static_graph() const;
 
   torch::nn::Module& module_;
@@ -117,7 +119,7 @@ class GradientBucketer {
   bool eager_ = false;
   bool begun_ = false;
   bool learned_ = false;
-  bool is_first_ = true;  // no finish() yet
+  bool saw_eager_pass_ = false;  // with this layout
 };
 
 }  // namespace trainer

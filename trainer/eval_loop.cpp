@@ -169,10 +169,12 @@ bool EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
     metrics.set_suffix(suffix(i, data.size()));
     DataLoader& loader = data[i].loader;
     start(loader, std::min(data[i].num_batches, max_batches));
+    bool had_batches = false;
     for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
       if (loader.is_repeated()) {
         continue;  // each sample counts once
       }
+      had_batches = true;
       set_dataloader_idx(i, data);
       const Batch batch = run_.transfer(std::move(*next));
       metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, batch.size());
@@ -194,6 +196,9 @@ bool EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
       if (result != nullptr && metrics.has_step_values()) {
         run_.publish_step(metrics, num_seen_[i]++);
       }
+    }
+    if (!had_batches) {
+      metrics.miss_batches();
     }
   }
   run_.progress.dataloader_idx = 0;

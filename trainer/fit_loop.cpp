@@ -349,7 +349,11 @@ void FitLoop::step_metric_schedulers(Interval interval, int64_t intervals_done) 
       interval, intervals_done, [&](const std::string& name) -> std::optional<double> {
         publish_step_values();
         const auto found = run_.metrics.newest.find(name);
-        return found == run_.metrics.newest.end() ? std::nullopt : std::optional(found->second);
+        std::optional<double> value;
+        if (found != run_.metrics.newest.end()) {
+          value = found->second;
+        }
+        return of_first_rank(strategy_, value);  // the value of a step is each rank's own
       });
 }
 

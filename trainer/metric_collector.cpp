@@ -41,28 +41,27 @@ int64_t num_elements(const std::vector<torch::Tensor>& tensors) {
   return sum;
 }
 
-/// The value that the columns from `at` on, [rank, {reduced, weight}], stand for, if they hold any
-/// sample; moves `at` on.
-std::optional<double> merged_value(ReduceFx fx, const torch::Tensor& rows, int64_t& at) {
+/// The value that rows of {reduced, weight} stand for, if they hold any sample.
+std::optional<double> merged_value(ReduceFx fx, const torch::Tensor& rows) {
   const auto columns = rows.accessor<double, 2>();
   double reduced = metrics::identity(merge_op(fx));
   double weight = 0;
   for (int64_t rank = 0; rank < rows.size(0); ++rank) {
-    if (columns[rank][at + 1] > 0) {
-      reduced = metrics::merge(reduced, columns[rank][at], merge_op(fx));
-      weight += columns[rank][at + 1];
+    if (columns[rank][1] > 0) {
+      reduced = metrics::merge(reduced, columns[rank][0], merge_op(fx));
+      weight += columns[rank][1];
     }
   }
-  at += 2;
   if (weight == 0) {
     return std::nullopt;
   }
   return fx == ReduceFx::kMean ? reduced / weight : reduced;
 }
 
-/// The same of a metric's state, whose elements stand one after the other.
-double merged_value(const metrics::Metric& metric, const torch::Tensor& rows, int64_t& at) {
+/// The same of rows of a metric's state, whose elements stand one after the other.
+double merged_value(const metrics::Metric& metric, const torch::Tensor& rows) {
   std::vector<torch::Tensor> state;
+  int64_t at = 0;
   for (size_t i = 0; i < metric.state().size(); ++i) {
     const auto& own = metric.state()[i];
     const auto of_ranks = rows.slice(1, at, at + own.numel()).unbind();
@@ -362,26 +361,28 @@ MetricRow MetricCollector::epoch_row() {
     }
     row.names.push_back(e.epoch_name());
     if (e.metric != nullptr) {
-      const auto size = num_elements(e.metric->state());
-      row.numbers.insert(row.numbers.end(), element, element + size);
-      element += size;
+      row.sizes.push_back(num_elements(e.metric->state()));
+      row.numbers.insert(row.numbers.end(), element, element + row.sizes.back());
+      element += row.sizes.back();
     } else {
+      row.sizes.push_back(2);
       row.numbers.insert(row.numbers.end(), {e.reduced, e.weight});
     }
   }
+  row.lacks_batches = lacks_batches_;
   return row;
 }
 
-/// `rows`: [rank, element], of the ranks that logged something.
-std::vector<MetricCollector::EpochValue> MetricCollector::merged(const torch::Tensor& rows) const {
+/// Of the names that this rank knows.
+std::vector<MetricCollector::EpochValue> MetricCollector::merged(const MetricRows& rows) const {
   std::vector<EpochValue> values;
-  int64_t at = 0;
   for (const auto& e : entries_) {
     if (!is_of_epoch(e)) {
       continue;
     }
-    const auto value = e.metric != nullptr ? std::optional(merged_value(*e.metric, rows, at))
-                                           : merged_value(e.options.reduce_fx, rows, at);
+    const auto& numbers = rows.numbers.at(e.epoch_name());
+    const auto value = e.metric != nullptr ? std::optional(merged_value(*e.metric, numbers))
+                                           : merged_value(e.options.reduce_fx, numbers);
     if (value) {
       values.push_back({e.epoch_name(), e.name, *value, e.options.logger, e.options.prog_bar});
     }
@@ -391,19 +392,25 @@ std::vector<MetricCollector::EpochValue> MetricCollector::merged(const torch::Te
 
 std::vector<MetricCollector::EpochValue> MetricCollector::reduce_epoch(Strategy& strategy) {
   const auto rows = gather_rows(strategy, epoch_row());
-  if (rows.numbers.numel() == 0) {
-    return {};
+  auto values = merged(rows);
+  if (rows.is_same_on_all_ranks) {
+    return values;
   }
-  auto values = merged(rows.numbers);
-  if (!rows.is_of_all_ranks) {  // a rank that logged nothing knows no names, and is told
-    const bool tells = rows.first_rank == strategy.rank();
-    const auto told = strategy.all_gather_text(tells ? to_text(values) : "");
-    values = from_text(told[static_cast<size_t>(rows.first_rank)]);
+  // A rank without a batch of a loader does not know what was logged of it, and is told.
+  const auto told = strategy.all_gather_text(to_text(values));
+  values.clear();
+  for (const auto& name : rows.names) {
+    for (auto& value : from_text(told[rows.first_rank.at(name)])) {
+      if (value.name == name) {
+        values.push_back(std::move(value));
+      }
+    }
   }
   return values;
 }
 
 void MetricCollector::reset_epoch() {
+  lacks_batches_ = false;
   for (auto& e : entries_) {
     e.fresh = false;
     e.has_epoch = false;

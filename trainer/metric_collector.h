@@ -55,6 +55,9 @@ class MetricCollector {
     batch_size_ = batch_size;
   }
 
+  /// This rank had no batch of a loader in this epoch: names may be missing that others have.
+  void miss_batches() { lacks_batches_ = true; }
+
   /// What is added to names from now on: "/dataloader_idx_1" with several loaders.
   void set_suffix(std::string suffix) { suffix_ = std::move(suffix); }
 
@@ -133,7 +136,7 @@ class MetricCollector {
     return batch_size_ == 0 ? 0 : static_cast<double>(options.batch_size.value_or(batch_size_));
   }
   MetricRow epoch_row();
-  std::vector<EpochValue> merged(const torch::Tensor& rows) const;
+  std::vector<EpochValue> merged(const MetricRows& rows) const;
   void accumulate(Entry& e, double value);
   void accumulate(Entry& e, const torch::Tensor& value, double weight);
   /// Brings every value that still lies on another device here, and the elements of `more`, in one
@@ -146,6 +149,7 @@ class MetricCollector {
   };
   std::unordered_map<std::string, size_t, Hash, std::equal_to<>> index_;
   std::vector<Entry> entries_;  // in the order of first use
+  bool lacks_batches_ = false;
   std::string suffix_;
   Scope scope_ = Scope::kForbidden;
   const char* hook_ = "code outside of a run";

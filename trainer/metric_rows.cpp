@@ -1,9 +1,12 @@
 #include <trainer/metric_rows.h>
 
+#include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <nlohmann/json.hpp>
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
@@ -11,59 +14,98 @@
 namespace trainer {
 namespace {
 
-constexpr char kEndOfNames = '\0';
+constexpr char kEndOfHeader = '\0';
 
-/// The names, one a line, and the bytes of the numbers.
+/// What is not a number as JSON, then the bytes of the numbers.
 std::string to_text(const MetricRow& row) {
-  std::string text = fmt::format("{}{}", fmt::join(row.names, "\n"), kEndOfNames);
+  const nlohmann::json header = {
+      {"names", row.names}, {"sizes", row.sizes}, {"lacks_batches", row.lacks_batches}};
+  std::string text = header.dump() + kEndOfHeader;
   const size_t size = row.numbers.size() * sizeof(double);
   text.resize(text.size() + size);
   std::memcpy(text.data() + text.size() - size, row.numbers.data(), size);
   return text;
 }
 
-std::string names_of(const std::string& text) { return text.substr(0, text.find(kEndOfNames)); }
+MetricRow from_text(const std::string& text) {
+  const size_t end = text.find(kEndOfHeader);
+  const auto header = nlohmann::json::parse(text.substr(0, end));
+  MetricRow row{.names = header.at("names"),
+                .sizes = header.at("sizes"),
+                .lacks_batches = header.at("lacks_batches")};
+  row.numbers.resize((text.size() - end - 1) / sizeof(double));
+  std::memcpy(row.numbers.data(), text.data() + end + 1, row.numbers.size() * sizeof(double));
+  return row;
+}
 
-std::string shown(std::string names) {
-  for (size_t at = 0; (at = names.find('\n', at)) != std::string::npos; at += 2) {
-    names.replace(at, 1, ", ");
+/// A rank that lacks batches may lack names, but has no other ones.
+void check_names(const std::vector<MetricRow>& rows, size_t model) {
+  for (size_t r = 0; r < rows.size(); ++r) {
+    const auto is_known = [&](const std::string& name) {
+      const auto& known = rows[model].names;
+      return std::find(known.begin(), known.end(), name) != known.end();
+    };
+    const auto& own = rows[r].names;
+    const bool fits = rows[r].lacks_batches ? std::all_of(own.begin(), own.end(), is_known)
+                                            : own == rows[model].names;
+    if (!fits) {
+      throw UsageError(fmt::format(
+          "the ranks logged different metrics in this epoch: rank {} {}; rank {} {}.\n  Log the "
+          "same names in the same order on every rank.",
+          model, fmt::join(rows[model].names, ", "), r, fmt::join(own, ", ")));
+    }
   }
-  return names;
 }
 
 }  // namespace
 
-MetricRows gather_rows(Strategy& strategy, const MetricRow& own) {
+std::optional<double> of_first_rank(Strategy& strategy, std::optional<double> value) {
   if (strategy.world_size() == 1) {
-    return {.numbers = torch::tensor(own.numbers, torch::kFloat64).unsqueeze(0)};
+    return value;
   }
-  const auto texts = strategy.all_gather_text(to_text(own));
-  std::vector<size_t> ranks;  // that have logged something
-  for (size_t r = 0; r < texts.size(); ++r) {
-    const std::string names = names_of(texts[r]);
-    if (names.empty()) {
-      continue;
-    }
-    ranks.push_back(r);
-    if (names != names_of(texts[ranks.front()])) {
-      throw UsageError(fmt::format(
-          "the ranks logged different metrics in this epoch: rank {} {}; rank {} {}.\n  Log the "
-          "same names in the same order on every rank.",
-          ranks.front(), shown(names_of(texts[ranks.front()])), r, shown(names)));
+  const auto texts = strategy.all_gather_text(
+      value ? std::string(reinterpret_cast<const char*>(&*value), sizeof(double)) : "");
+  if (texts.front().empty()) {
+    return std::nullopt;
+  }
+  double first = 0;
+  std::memcpy(&first, texts.front().data(), sizeof(double));
+  return first;
+}
+
+MetricRows gather_rows(Strategy& strategy, const MetricRow& own) {
+  std::vector<MetricRow> of_ranks = {own};
+  if (strategy.world_size() > 1) {
+    of_ranks.clear();
+    for (const auto& text : strategy.all_gather_text(to_text(own))) {
+      of_ranks.push_back(from_text(text));
     }
   }
-  MetricRows rows;
-  rows.is_of_all_ranks = ranks.size() == texts.size();
-  rows.first_rank = ranks.empty() ? 0 : static_cast<int>(ranks.front());
-  const size_t begin = ranks.empty() ? 0 : names_of(texts[ranks.front()]).size() + 1;
-  const size_t size = ranks.empty() ? 0 : texts[ranks.front()].size() - begin;
-  rows.numbers = torch::empty(
-      {static_cast<int64_t>(ranks.size()), static_cast<int64_t>(size / sizeof(double))},
-      torch::kFloat64);
-  for (size_t i = 0; i < ranks.size(); ++i) {
-    TRAINER_CHECK(texts[ranks[i]].size() == begin + size, "equal names have equal rows");
-    std::memcpy(static_cast<std::byte*>(rows.numbers.mutable_data_ptr()) + i * size,
-                texts[ranks[i]].data() + begin, size);
+  size_t model = 0;  // the first with batches of every loader, or the one with most names
+  for (size_t r = 1; r < of_ranks.size(); ++r) {
+    const auto completeness = [&](size_t rank) {
+      const bool lacks = of_ranks[rank].lacks_batches;
+      return std::pair(!lacks, lacks ? of_ranks[rank].names.size() : 0);
+    };
+    model = completeness(r) > completeness(model) ? r : model;
+  }
+  check_names(of_ranks, model);
+
+  MetricRows rows{.names = of_ranks[model].names};
+  std::map<std::string, std::vector<torch::Tensor>> found;
+  for (size_t r = 0; r < of_ranks.size(); ++r) {
+    const auto& row = of_ranks[r];
+    rows.is_same_on_all_ranks &= row.names.size() == rows.names.size();
+    auto next = row.numbers.begin();
+    for (size_t i = 0; i < row.names.size(); ++i) {
+      found[row.names[i]].push_back(
+          torch::tensor(std::vector<double>(next, next + row.sizes[i]), torch::kFloat64));
+      rows.first_rank.emplace(row.names[i], r);
+      next += row.sizes[i];
+    }
+  }
+  for (const auto& [name, numbers] : found) {
+    rows.numbers[name] = torch::stack(numbers);
   }
   return rows;
 }

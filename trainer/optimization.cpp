@@ -70,6 +70,12 @@ void Optimization::check_settings() const {
           "several times. Train in bf16-mixed or 32-true.",
           run_.precision.name()));
     }
+    if (run_.strategy.world_size() > 1) {
+      throw ConfigError(
+          "LBFGS looks at the loss between its evaluations, and each process has a loss of its "
+          "own: "
+          "they would part. Train in one process, or with another optimizer.");
+    }
     if (run_.module.automatic_optimization() &&
         run_.config.accumulate_grad_batches != Accumulation(1)) {
       throw ConfigError(

@@ -24,8 +24,8 @@ class Optimization : public ManualOptimization {
   /// Calls configure_optimizers(), or makes what the configuration chooses; `total_steps` is how
   /// often the run will step its schedule, -1 where nobody knows. Throws UsageError for several
   /// optimizers with automatic optimization and no frequency, for an optimizer that cannot be
-  /// saved, for LBFGS in 16-mixed or with accumulation, for settings that only automatic
-  /// optimization has.
+  /// saved, for LBFGS in 16-mixed, with accumulation or on several ranks, for settings that only
+  /// automatic optimization has.
   Optimization(Run& run, int64_t total_steps);
 
   /// Which optimizer takes the step after `global_step` others, with automatic optimization.

@@ -61,6 +61,11 @@ void TrainingData::start() {
   const int64_t done = run_.progress.batch_idx;
   // A rank whose data is over before that of others begins at its end.
   const int64_t begin = loader_.size() == kUnknownSize ? done : std::min(done, loader_.size());
+  if (begin == loader_.size() && run_.strategy.world_size() > 1) {
+    // Nothing is left for this rank, but others go on: it will repeat a batch beside them.
+    loader_.start(run_.progress.current_epoch, 0, 1);
+    repeated_ = loader_.next().value_or(Batch());
+  }
   loader_.start(run_.progress.current_epoch, begin,
                 num_batches_ == kAllBatches ? -1 : num_batches_ - done);
 }
@@ -214,6 +219,9 @@ void TrainingData::load_state_dict(const nlohmann::json& state) {
 
 /// On another number of ranks: at the same sample, where a batch of all of them begins there.
 bool TrainingData::go_on_elsewhere(const nlohmann::json& saved, const nlohmann::json& present) {
+  if (saved.contains("sharded_by_itself") || !run_.config.use_distributed_sampler) {
+    return false;  // what each rank had is not a part of an order that all share
+  }
   auto expected = saved;
   for (const char* key : {"world_size", "batch_size", "accumulate_grad_batches"}) {
     if (saved.contains(key) != present.contains(key)) {

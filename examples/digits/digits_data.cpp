@@ -24,8 +24,13 @@ void DigitsData::setup(trainer::Stage) {
 }
 
 trainer::DataLoader DigitsData::loader(size_t part, bool shuffle) const {
-  return {parts_.at(part),
-          {.batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers}};
+  trainer::DataLoaderOptions options{
+      .batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers};
+  if (part == 0 && init_.global_batch_size) {
+    options.batch_size = 1;  // the other one stands for it
+    options.global_batch_size = init_.global_batch_size;
+  }
+  return {parts_.at(part), options};
 }
 
 trainer::DataLoader DigitsData::train_dataloader() { return loader(0, true); }

@@ -12,6 +12,7 @@ class DigitsData : public trainer::DataModule {
   struct Init {
     std::string path = "data/digits.csv.gz";
     int64_t batch_size = 32;
+    std::optional<int64_t> global_batch_size = std::nullopt;
     int64_t num_workers = 1;
     double val_fraction = 0.15;
     double test_fraction = 0.15;
@@ -23,6 +24,10 @@ class DigitsData : public trainer::DataModule {
           field<&Init::path>(
               "CSV file: 64 pixels of 0 to 16 and the label in each row; tools/setup.sh makes it."),
           field<&Init::batch_size>("Samples in a batch.", at_least(1)),
+          field<&Init::global_batch_size>(
+              "Training samples in an optimizer step of all processes together, in place of "
+              "batch_size.",
+              at_least(1)),
           field<&Init::num_workers>("Threads that fetch batches ahead.", at_least(0)),
           field<&Init::val_fraction>("Part of the samples kept for validation.",
                                      in_range(0.0, 1.0)),

@@ -134,6 +134,7 @@ class MPICommunicator::Engine {
 
   void drain();
   bool advance();
+  MPI_Status wait(MPI_Request& request, const std::string& what);
   const torch::Tensor& scratch(int64_t bytes);
 
   MPI_Comm blocking = MPI_COMM_NULL;  // MPI's collectives
@@ -369,6 +370,16 @@ void MPICommunicator::Engine::drain() {
   }
 }
 
+/// While what was started goes on: the rank at the other end may wait for that first.
+MPI_Status MPICommunicator::Engine::wait(MPI_Request& request, const std::string& what) {
+  MPI_Status status;
+  for (int is_done = 0; is_done == 0;) {
+    advance();
+    mpi::check(MPI_Test(&request, &is_done, &status), what);
+  }
+  return status;
+}
+
 /// Memory for messages, kept from one operation to the next.
 const torch::Tensor& MPICommunicator::Engine::scratch(int64_t bytes) {
   if (!scratch_.defined() || scratch_.numel() < bytes) {
@@ -497,10 +508,12 @@ void MPICommunicator::send(const torch::Tensor& tensor, int to) {
   check_tensor(tensor, "send");
   const auto bytes = static_cast<int64_t>(tensor.nbytes());
   for (int64_t begin = 0; begin == 0 || begin < bytes; begin += kMaxMessageBytes) {
-    mpi::check(MPI_Send(bytes_of(tensor) + begin,
-                        static_cast<int>(std::min(kMaxMessageBytes, bytes - begin)), MPI_BYTE, to,
-                        kPeer, engine_->blocking),
+    MPI_Request request = MPI_REQUEST_NULL;
+    mpi::check(MPI_Isend(bytes_of(tensor) + begin,
+                         static_cast<int>(std::min(kMaxMessageBytes, bytes - begin)), MPI_BYTE, to,
+                         kPeer, engine_->blocking, &request),
                fmt::format("send to rank {}", to));
+    engine_->wait(request, fmt::format("send to rank {}", to));
   }
 }
 
@@ -509,10 +522,12 @@ void MPICommunicator::recv(const torch::Tensor& tensor, int from) {
   const auto bytes = static_cast<int64_t>(tensor.nbytes());
   for (int64_t begin = 0; begin == 0 || begin < bytes; begin += kMaxMessageBytes) {
     const auto wanted = static_cast<int>(std::min(kMaxMessageBytes, bytes - begin));
-    MPI_Status status;
-    mpi::check(MPI_Recv(bytes_of(tensor) + begin, wanted, MPI_BYTE, from, kPeer, engine_->blocking,
-                        &status),
-               fmt::format("recv of {} bytes from rank {}", bytes, from));
+    const std::string what = fmt::format("recv of {} bytes from rank {}", bytes, from);
+    MPI_Request request = MPI_REQUEST_NULL;
+    mpi::check(MPI_Irecv(bytes_of(tensor) + begin, wanted, MPI_BYTE, from, kPeer, engine_->blocking,
+                         &request),
+               what);
+    const MPI_Status status = engine_->wait(request, what);
     int received = 0;
     MPI_Get_count(&status, MPI_BYTE, &received);
     if (received != wanted) {

@@ -280,6 +280,12 @@ void MPIWorld::share_cores() {
   }
   threads_ = least == most ? counted(most, "thread", "threads") + " each"
                            : fmt::format("{} to {} threads each", least, most);
+  const size_t share = std::max<size_t>(1, cores.size() / sharers);
+  if (static_cast<size_t>(most) > share) {
+    threads_ +=
+        fmt::format(", by OMP_NUM_THREADS: more than the {} of a process, which makes them slow",
+                    counted(static_cast<int64_t>(share), "core", "cores"));
+  }
   if (sharers > cores.size()) {
     threads_ += fmt::format(", {} processes share {}", sharers,
                             counted(static_cast<int64_t>(cores.size()), "core", "cores"));

@@ -244,6 +244,21 @@ TEST_F(CommunicatorTest, SendAndRecvGoFromOneRankToAnother) {
   }
 }
 
+TEST_F(CommunicatorTest, ALargeMessageGoesBesideAnOperationUnderWay) {
+  auto reduced = torch::ones({1'000'000});
+  auto message = torch::full({1'000'000}, static_cast<float>(rank()));
+  Work work = comm().all_reduce_async(reduced);
+  if (rank() == 0 && size() > 1) {
+    comm().send(message, 1);
+  }
+  work.wait();
+  if (rank() == 1) {
+    comm().recv(message, 0);
+  }
+  EXPECT_EQ(reduced[0].item<float>(), static_cast<float>(size()));
+  EXPECT_EQ(message[-1].item<float>(), static_cast<float>(rank() == 1 ? 0 : rank()));
+}
+
 TEST_F(CommunicatorTest, RecvNamesAnotherSizeThanWasSent) {
   if (size() < 2) {
     GTEST_SKIP() << "there is nobody to send to";

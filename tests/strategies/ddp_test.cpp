@@ -191,6 +191,65 @@ TEST_F(DDPTest, StepNumbersAreSummedWithTheGradientsOrWithoutAny) {
   }
 }
 
+/// Parameters whose gradients are views of the gradient that others are still computed from.
+class Views : public torch::nn::Module {
+ public:
+  Views() {
+    late = register_parameter("late", torch::randn({8, 40}));
+    tail = register_parameter("tail", torch::randn({40}));
+    view = register_parameter("view", torch::randn({40}));
+  }
+  torch::Tensor forward(const torch::Tensor& x) {
+    const auto h = torch::tanh(x.mm(late)) * tail;
+    return h + view.unsqueeze(0);
+  }
+  torch::Tensor late, tail, view;
+};
+
+TEST_F(DDPTest, AGradientThatSharesItsMemoryIsNotReducedInPlace) {
+  torch::manual_seed(3);
+  Views net;
+  DDP ddp({.bucket_mb = 0.0001});  // every gradient is large beside that
+  ddp.set_device(torch::kCPU);
+  ddp.setup_module(net);
+  const auto x_of = [](int r) { return torch::full({1, 8}, 0.1 * (r + 1)); };
+  const auto loss_of = [&](int r) { return (net.forward(x_of(r)) * (r + 1.0)).square().sum(); };
+  const auto parameters = net.parameters();
+  std::vector<torch::Tensor> expected;
+  for (int r = 0; r < size(); ++r) {
+    const auto gradients = torch::autograd::grad({loss_of(r)}, parameters);
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      r == 0 ? expected.push_back(gradients[i] / size())
+             : void(expected[i] += gradients[i] / size());
+    }
+  }
+  for (int step = 0; step < 3; ++step) {
+    for (const auto& parameter : parameters) {
+      parameter.mutable_grad().reset();
+    }
+    ddp.require_gradient_sync(true);
+    loss_of(rank()).backward();
+    ddp.finish_gradient_sync();
+    for (size_t i = 0; i < parameters.size(); ++i) {
+      EXPECT_TRUE(torch::allclose(parameters[i].grad(), expected[i], 1e-5, 1e-6)) << i;
+    }
+  }
+}
+
+TEST_F(DDPTest, WithoutEagerPassesAParameterThatThawsIsTakenInToo) {
+  torch::manual_seed(1);
+  net_ = Net();
+  net_.first->weight.requires_grad_(false);
+  ddp_ = std::make_unique<DDP>();
+  ddp_->set_device(torch::kCPU);
+  ddp_->setup_module(net_);
+  net_.first->weight.requires_grad_(true);
+  ddp_->require_gradient_sync(false);
+  net_.forward(input(rank())).square().mean().backward();
+  ddp_->finish_gradient_sync();
+  expect_equal_on_all_ranks(net_.first->weight.grad());
+}
+
 TEST_F(DDPTest, ASecondGradientInTheSamePassIsRefusedByName) {
   set_up({.bucket_mb = 0.001});
   for (const auto& parameter : net_.spare->parameters()) {

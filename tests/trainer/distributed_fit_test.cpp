@@ -5,6 +5,7 @@
 #include <set>
 
 #include <gtest/gtest.h>
+#include <torch/optim/lbfgs.h>
 
 #include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
@@ -188,6 +189,35 @@ TEST(DistributedFit, NamesThatDifferBetweenRanksAreTold) {
       << text;
 }
 
+/// The second set is too small for every rank to have a part of it.
+class TwoSets : public Numbers {
+ public:
+  TwoSets() : Numbers(8, 2, 10) {}
+  std::vector<DataLoader> val_dataloaders() override {
+    std::vector<DataLoader> loaders;
+    loaders.push_back(Numbers(0, 2, 10).val_dataloader());
+    loaders.push_back(Numbers(0, 2, 1).val_dataloader());
+    return loaders;
+  }
+};
+
+class LogsAtTheEnd : public Seeing {
+  void on_validation_epoch_end() override { log("at_the_end", 2.0); }
+};
+
+TEST(DistributedFit, ARankWithoutABatchOfASetIsToldItsMetrics) {
+  LogsAtTheEnd module;
+  TwoSets data;
+  TrainerConfig config = quiet();
+  config.max_steps = 1;
+  const auto metrics = Trainer(config).validate(module, data);
+  EXPECT_EQ(metrics.at("val_index/dataloader_idx_0"), 4.5);
+  EXPECT_EQ(metrics.at("val_count/dataloader_idx_1"), 1);
+  EXPECT_EQ(metrics.at("val_ones/dataloader_idx_1"), 1);
+  EXPECT_EQ(metrics.at("at_the_end"), 2);
+  EXPECT_EQ(metrics.size(), 7U);
+}
+
 /// Stops from one rank alone.
 class StopHere : public Callback {
   void on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&,
@@ -260,6 +290,60 @@ TEST(DistributedFit, OneRankWritesTheRun) {
   EXPECT_FALSE(std::filesystem::exists(dir.path() / "version_1"));
   EXPECT_TRUE(std::filesystem::exists(dir.path() / "version_0/metrics.csv"));
   EXPECT_TRUE(trainer.run_directory()->last().has_value());
+}
+
+/// Its loss, and what it logs of it, is another one on each rank.
+class OwnLoss : public Seeing {
+ public:
+  torch::Tensor training_step(const Batch& batch, int64_t batch_idx) override {
+    const auto loss = Seeing::training_step(batch, batch_idx);
+    const auto step = static_cast<double>(progress().global_step);
+    log("own", rank() % 2 == 0 ? -step : step);  // better and better, or worse and worse
+    return loss;
+  }
+};
+
+class FollowsOwnLoss : public OwnLoss {
+  OptimizerConfig configure_optimizers() override {
+    auto optimizer = std::make_unique<optim::SGD>(parameters(), 1e-9);
+    auto schedule =
+        std::make_unique<ReduceLROnPlateau>(*optimizer, ReduceLROnPlateau::Init{.patience = 0});
+    return {std::move(optimizer),
+            {.scheduler = std::move(schedule), .interval = Interval::kStep, .monitor = "own"}};
+  }
+};
+
+TEST(DistributedFit, WhatEachRankLogsForItselfIsDecidedByRank0) {
+  const SharedDir dir;
+  FollowsOwnLoss module;
+  Numbers data(40, 2, 4);
+  TrainerConfig config = quiet();
+  config.enable_checkpointing = true;
+  config.default_root_dir = dir.path().string();
+  config.max_epochs = 2;
+  config.callbacks = {use<ModelCheckpoint>(
+      {.monitor = "own", .mode = "min", .save_top_k = 2, .every_n_train_steps = 2})};
+  Trainer trainer(config);
+  trainer.fit(module, data);
+  const auto weights = world().all_gather(c10::str(flat_weights(module)));
+  EXPECT_TRUE(std::equal(weights.begin() + 1, weights.end(), weights.begin()));
+}
+
+class ByLBFGS : public Seeing {
+  OptimizerConfig configure_optimizers() override {
+    return std::make_unique<torch::optim::LBFGS>(parameters());
+  }
+};
+
+TEST(DistributedFit, LBFGSIsRefused) {
+  if (size() < 2) {
+    GTEST_SKIP() << "one process may have it";
+  }
+  ByLBFGS module;
+  Numbers data(8, 2, 4);
+  EXPECT_EQ(thrown<ConfigError>([&] { Trainer(quiet()).fit(module, data); }),
+            "LBFGS looks at the loss between its evaluations, and each process has a loss of its "
+            "own: they would part. Train in one process, or with another optimizer.");
 }
 
 TEST(DistributedFit, SingleDeviceOnSeveralProcessesIsAnError) {

@@ -83,6 +83,14 @@ void write_predictions(const std::vector<torch::Tensor>& predictions, const fs::
   }
   const bool is_alone = world().size() == 1;
   fs::create_directories(run_dir);
+  if (world().is_global_zero()) {  // those of more processes would stay beside these
+    for (const auto& entry : std::filesystem::directory_iterator(run_dir)) {
+      if (entry.path().filename().string().starts_with("predictions")) {
+        std::filesystem::remove(entry.path());
+      }
+    }
+  }
+  world().barrier();
   const fs::Path path =
       run_dir / (is_alone ? "predictions.safetensors"
                           : fmt::format("predictions_rank_{:05}.safetensors", world().rank()));

@@ -154,7 +154,11 @@ std::optional<Batch> StreamSource::next() {
 }
 
 nlohmann::json StreamSource::shape() const {
-  return {{"batch_size", options_.batch_size * num_sharing()}};
+  nlohmann::json shape = {{"batch_size", options_.batch_size * num_sharing()}};
+  if (!is_whole_) {
+    shape["sharded_by_itself"] = true;
+  }
+  return shape;
 }
 
 std::optional<int64_t> StreamSource::global_samples() const {
