@@ -143,6 +143,30 @@ void Communicator::check(const Collective& collective) {
   }
 }
 
+void Communicator::check_parts(const std::vector<torch::Tensor>& outputs,
+                               const std::vector<torch::Tensor>& inputs) {
+  const auto ranks = static_cast<size_t>(size());
+  if (outputs.size() != ranks || inputs.size() != ranks) {
+    throw UsageError(
+        fmt::format("all_to_all_uneven: {} outputs and {} inputs for {} ranks. Give "
+                    "one of each for every rank.",
+                    outputs.size(), inputs.size(), ranks));
+  }
+  for (const auto* tensors : {&outputs, &inputs}) {
+    for (const auto& tensor : *tensors) {
+      check_tensor(tensor, "all_to_all_uneven");
+    }
+  }
+  check_agreement("all_to_all_uneven");
+}
+
+void Communicator::check_split(int color) {
+  if (color < 0) {
+    throw UsageError(fmt::format("split: the color is {}, it must be at least 0.", color));
+  }
+  check_agreement("split");
+}
+
 void Communicator::check_agreement(const std::string& operation) {
   if (!agreement_is_checked()) {
     return;
@@ -153,8 +177,7 @@ void Communicator::check_agreement(const std::string& operation) {
   if (agree) {
     return;
   }
-  std::string text = fmt::format("rank {}/{} ({}): the ranks called different operations:", rank(),
-                                 size(), host_name());
+  std::string text = rank_name(rank(), size()) + ": the ranks called different operations:";
   for (size_t i = 0; i < of_ranks.size(); ++i) {
     text += fmt::format("\n  rank {}: {}", i, of_ranks[i]);
   }

@@ -138,6 +138,10 @@ class Communicator {
   virtual Work start(const Collective& collective) = 0;
   /// Throws UsageError for a tensor that no operation can take.
   void check_tensor(const torch::Tensor& tensor, const char* operation) const;
+  /// What all_to_all_uneven() and split() ask before they begin.
+  void check_parts(const std::vector<torch::Tensor>& outputs,
+                   const std::vector<torch::Tensor>& inputs);
+  void check_split(int color);
   /// With TRAINER_CHECK_COLLECTIVES=1, before each operation: throws CommError where another rank
   /// is at another one.
   void check_agreement(const std::string& operation);

@@ -464,18 +464,7 @@ void MPICommunicator::run(const Collective& collective) {
 
 void MPICommunicator::all_to_all_uneven(const std::vector<torch::Tensor>& outputs,
                                         const std::vector<torch::Tensor>& inputs) {
-  const auto ranks = static_cast<size_t>(size());
-  if (outputs.size() != ranks || inputs.size() != ranks) {
-    throw UsageError(
-        fmt::format("all_to_all_uneven: {} outputs and {} inputs for {} ranks. Give "
-                    "one of each for every rank.",
-                    outputs.size(), inputs.size(), ranks));
-  }
-  for (size_t i = 0; i < ranks; ++i) {
-    check_tensor(outputs[i], "all_to_all_uneven");
-    check_tensor(inputs[i], "all_to_all_uneven");
-  }
-  check_agreement("all_to_all_uneven");
+  check_parts(outputs, inputs);
   engine_->drain();
   std::vector<MPI_Request> requests;
   const auto post = [&](auto function, const torch::Tensor& tensor, int peer) {
@@ -531,10 +520,9 @@ void MPICommunicator::recv(const torch::Tensor& tensor, int from) {
     int received = 0;
     MPI_Get_count(&status, MPI_BYTE, &received);
     if (received != wanted) {
-      throw CommError(fmt::format(
-          "rank {}/{} ({}): recv of {} bytes from rank {}: it sent {}. Send and receive tensors of "
-          "the same size and dtype.",
-          rank(), size(), host_name(), bytes, from, begin + received));
+      throw CommError(
+          fmt::format("{}: {}: it sent {}. Send and receive tensors of the same size and dtype.",
+                      rank_name(rank(), size()), what, begin + received));
     }
   }
 }
@@ -546,10 +534,7 @@ void MPICommunicator::barrier() {
 }
 
 std::unique_ptr<Communicator> MPICommunicator::split(int color, int key) {
-  if (color < 0) {
-    throw UsageError(fmt::format("split: the color is {}, it must be at least 0.", color));
-  }
-  check_agreement("split");
+  check_split(color);
   engine_->drain();
   MPI_Comm part = MPI_COMM_NULL;
   mpi::check(MPI_Comm_split(engine_->blocking, color, key, &part), "split");

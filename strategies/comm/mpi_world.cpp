@@ -160,8 +160,7 @@ void check(int code, const std::string& what) {
   MPI_Comm_rank(MPI_COMM_WORLD, &rank);
   MPI_Comm_size(MPI_COMM_WORLD, &size);
   text.resize(static_cast<size_t>(length));
-  throw CommError(
-      fmt::format("rank {}/{} ({}): {} failed: {}", rank, size, host_name(), what, text));
+  throw CommError(fmt::format("{}: {} failed: {}", rank_name(rank, size), what, text));
 }
 
 }  // namespace mpi

@@ -28,10 +28,8 @@ namespace {
 
 using Kind = Collective::Kind;
 
-/// "rank 3/8 (n2, cuda:3)".
 std::string name_of_this_rank(torch::Device device) {
-  return fmt::format("rank {}/{} ({}, {})", world().rank(), world().size(), host_name(),
-                     device.str());
+  return rank_name(world().rank(), world().size(), device.str());
 }
 
 [[noreturn]] void throw_failed(ncclResult_t result, const std::string& what, torch::Device device,
@@ -424,19 +422,9 @@ void NCCLCommunicator::check_peer(const char* operation, int peer) const {
 
 void NCCLCommunicator::all_to_all_uneven(const std::vector<torch::Tensor>& outputs,
                                          const std::vector<torch::Tensor>& inputs) {
-  const auto ranks = static_cast<size_t>(size());
-  if (outputs.size() != ranks || inputs.size() != ranks) {
-    throw UsageError(
-        fmt::format("all_to_all_uneven: {} outputs and {} inputs for {} ranks. Give "
-                    "one of each for every rank.",
-                    outputs.size(), inputs.size(), ranks));
-  }
+  check_parts(outputs, inputs);
   auto tensors = outputs;
   tensors.insert(tensors.end(), inputs.begin(), inputs.end());
-  for (const auto& tensor : tensors) {
-    check_tensor(tensor, "all_to_all_uneven");
-  }
-  check_agreement("all_to_all_uneven");
   launch(std::make_shared<Operation>(link_, "all_to_all_uneven", std::move(tensors)), [&] {
     const auto own = static_cast<size_t>(rank());
     outputs[own].detach().copy_(inputs[own]);
@@ -538,10 +526,7 @@ void NCCLCommunicator::barrier() {
 }
 
 std::unique_ptr<Communicator> NCCLCommunicator::split(int color, int key) {
-  if (color < 0) {
-    throw UsageError(fmt::format("split: the color is {}, it must be at least 0.", color));
-  }
-  check_agreement("split");
+  check_split(color);
   wait_for_all();  // NCCL makes the new one by operations of the old one
   const c10::cuda::CUDAGuard guard(link_->device());
   link_->check_so_far([] { return "split"; });

@@ -1,5 +1,4 @@
-// The Communicator for tensors on the processor. Each rank's values are a function of its rank, so
-// that every rank can work out what the result has to be.
+// The Communicator for tensors on the processor.
 
 #include <strategies/comm/communicator.h>
 
@@ -14,56 +13,16 @@
 #include <trainer/core/error.h>
 #include <trainer/world.h>
 
+#include <tests/support/communicator_fixture.h>
+#include <tests/support/rank_values.h>
+
 namespace trainer {
 namespace {
 
-class CommunicatorTest : public testing::Test {
- protected:
-  static Communicator& comm() {
-    static const auto instance = world_communicator(torch::kCPU);
-    return *instance;
-  }
-  static int rank() { return comm().rank(); }
-  static int size() { return comm().size(); }
+using test::all_values, test::kSizes, test::reduced, test::reductions, test::values;
 
-  /// What rank `r` contributes.
-  static torch::Tensor values(int r, std::vector<int64_t> shape, torch::ScalarType dtype) {
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(1000 + r));
-    const auto numbers = torch::rand(shape, generator, torch::kFloat64);
-    if (c10::isFloatingType(dtype)) {
-      return (numbers * 4 - 2).to(dtype);
-    }
-    if (dtype == torch::kComplexFloat || dtype == torch::kComplexDouble) {
-      return torch::complex(numbers, 1 - numbers).to(dtype);
-    }
-    return dtype == torch::kBool ? numbers > 0.5 : (numbers * 4).to(dtype);
-  }
-  static std::vector<torch::Tensor> all_values(const std::vector<int64_t>& shape,
-                                               torch::ScalarType dtype) {
-    std::vector<torch::Tensor> all;
-    for (int r = 0; r < size(); ++r) {
-      all.push_back(values(r, shape, dtype));
-    }
-    return all;
-  }
-  /// Reduced in a wide format, in the order of the ranks, and rounded once.
-  static torch::Tensor reduced(const std::vector<torch::Tensor>& all, ReduceOp op) {
-    const auto dtype = all[0].scalar_type();
-    const bool is_short = dtype == torch::kBFloat16 || dtype == torch::kFloat16;
-    const auto wide = is_short ? torch::kFloat32 : dtype;
-    auto result = all[0].to(wide).clone();
-    for (size_t i = 1; i < all.size(); ++i) {
-      const auto next = all[i].to(wide);
-      switch (op) {
-        case ReduceOp::kSum:
-        case ReduceOp::kMean: result += next; break;
-        case ReduceOp::kProduct: result *= next; break;
-        case ReduceOp::kMin: result = torch::minimum(result, next); break;
-        case ReduceOp::kMax: result = torch::maximum(result, next); break;
-      }
-    }
-    return (op == ReduceOp::kMean ? result / static_cast<double>(all.size()) : result).to(dtype);
-  }
+class CommunicatorTest : public test::CommunicatorFixture {
+ protected:
   /// Exact but for the order of sums, which MPI's own collectives choose.
   static void expect_close(const torch::Tensor& actual, const torch::Tensor& expected,
                            const std::string& what) {
@@ -79,33 +38,6 @@ class CommunicatorTest : public testing::Test {
   }
 };
 
-const std::vector<torch::ScalarType> kFloats = {torch::kFloat64, torch::kFloat32, torch::kBFloat16,
-                                                torch::kFloat16};
-const std::vector<torch::ScalarType> kIntegers = {torch::kInt64, torch::kInt32, torch::kInt16,
-                                                  torch::kInt8, torch::kUInt8};
-// From nothing to several pieces of every path; odd, so that parts differ.
-const std::vector<int64_t> kSizes = {0, 1, 3, 1000, 70'001, 2'300'003};
-
-std::vector<std::pair<torch::ScalarType, ReduceOp>> reductions() {
-  std::vector<std::pair<torch::ScalarType, ReduceOp>> all;
-  for (const auto op :
-       {ReduceOp::kSum, ReduceOp::kMean, ReduceOp::kMin, ReduceOp::kMax, ReduceOp::kProduct}) {
-    for (const auto dtype : kFloats) {
-      all.emplace_back(dtype, op);
-    }
-    for (const auto dtype : kIntegers) {
-      if (op != ReduceOp::kMean) {
-        all.emplace_back(dtype, op);
-      }
-    }
-  }
-  all.emplace_back(torch::kBool, ReduceOp::kMin);
-  all.emplace_back(torch::kBool, ReduceOp::kMax);
-  all.emplace_back(torch::kComplexFloat, ReduceOp::kSum);
-  all.emplace_back(torch::kComplexDouble, ReduceOp::kMean);
-  return all;
-}
-
 TEST_F(CommunicatorTest, AllReduceIsTheReductionOverTheRanksForEveryDtypeOpAndSize) {
   for (const auto& [dtype, op] : reductions()) {
     for (const int64_t n : kSizes) {
@@ -114,7 +46,7 @@ TEST_F(CommunicatorTest, AllReduceIsTheReductionOverTheRanksForEveryDtypeOpAndSi
       }
       const std::string what =
           c10::str("op ", static_cast<int>(op), " of ", n, " ", c10::toString(dtype));
-      const auto expected = reduced(all_values({n}, dtype), op);
+      const auto expected = reduced(all_values(size(), {n}, dtype), op);
       auto blocking = values(rank(), {n}, dtype);
       comm().all_reduce(blocking, op);
       expect_close(blocking, expected, what);
@@ -158,7 +90,7 @@ TEST_F(CommunicatorTest, ReduceScatterGivesEachRankItsPartAndLeavesTheInput) {
       const auto before = input.clone();
       auto output = torch::empty({n}, dtype);
       comm().reduce_scatter(output, input);
-      expect_close(output, reduced(all_values({size(), n}, dtype), ReduceOp::kSum)[rank()],
+      expect_close(output, reduced(all_values(size(), {size(), n}, dtype), ReduceOp::kSum)[rank()],
                    c10::str(n, " ", c10::toString(dtype)));
       EXPECT_TRUE(torch::equal(input, before));
     }
@@ -168,7 +100,7 @@ TEST_F(CommunicatorTest, ReduceScatterGivesEachRankItsPartAndLeavesTheInput) {
 TEST_F(CommunicatorTest, AllGatherPutsTheRanksOneAfterTheOther) {
   for (const auto dtype : {torch::kFloat32, torch::kBool, torch::kInt16, torch::kComplexFloat}) {
     for (const int64_t n : {0, 1, 77, 1'200'001}) {
-      const auto expected = torch::stack(all_values({n}, dtype));
+      const auto expected = torch::stack(all_values(size(), {n}, dtype));
       auto blocking = torch::empty({size(), n}, dtype);
       comm().all_gather(blocking, values(rank(), {n}, dtype));
       EXPECT_TRUE(torch::equal(blocking, expected));

@@ -46,6 +46,15 @@ class DDPTest : public testing::Test {
     ddp_->setup_module(net_);
     optimizer_ = std::make_unique<torch::optim::SGD>(net_.parameters(), 0.1);
   }
+  /// With a weight that thaws later.
+  void set_up_frozen() {
+    torch::manual_seed(1);
+    net_ = Net();
+    net_.first->weight.requires_grad_(false);
+    ddp_ = std::make_unique<DDP>();
+    ddp_->set_device(torch::kCPU);
+    ddp_->setup_module(net_);
+  }
   /// The samples of one rank: as many as its number plus one.
   static torch::Tensor input(int r) {
     auto generator = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(r));
@@ -159,12 +168,7 @@ TEST_F(DDPTest, GradientsReducedBeforeAreNotAddedOnceMore) {
 }
 
 TEST_F(DDPTest, AParameterThatThawsIsTakenIn) {
-  torch::manual_seed(1);
-  net_ = Net();
-  net_.first->weight.requires_grad_(false);
-  ddp_ = std::make_unique<DDP>();
-  ddp_->set_device(torch::kCPU);
-  ddp_->setup_module(net_);
+  set_up_frozen();
   for (const bool thawed : {false, true}) {
     net_.first->weight.requires_grad_(thawed);
     ddp_->require_gradient_sync(true);
@@ -237,12 +241,7 @@ TEST_F(DDPTest, AGradientThatSharesItsMemoryIsNotReducedInPlace) {
 }
 
 TEST_F(DDPTest, WithoutEagerPassesAParameterThatThawsIsTakenInToo) {
-  torch::manual_seed(1);
-  net_ = Net();
-  net_.first->weight.requires_grad_(false);
-  ddp_ = std::make_unique<DDP>();
-  ddp_->set_device(torch::kCPU);
-  ddp_->setup_module(net_);
+  set_up_frozen();
   net_.first->weight.requires_grad_(true);
   ddp_->require_gradient_sync(false);
   net_.forward(input(rank())).square().mean().backward();

@@ -21,6 +21,8 @@
 #include <trainer/core/error.h>
 #include <trainer/world.h>
 
+#include <tests/support/rank_values.h>
+
 namespace trainer {
 namespace {
 
@@ -35,6 +37,8 @@ std::string reason_to_skip() {
              ? ""
              : c10::str(world().local_size(), " ranks, but CUDA sees ", devices, " GPUs");
 }
+
+using test::kFloats, test::kSizes, test::reductions, test::values;
 
 class NCCLCommunicatorTest : public testing::Test {
  protected:
@@ -71,38 +75,14 @@ class NCCLCommunicatorTest : public testing::Test {
     return torch::dtype(dtype).device(gpu());
   }
 
-  /// What rank `r` contributes, on the processor.
-  static torch::Tensor values(int r, std::vector<int64_t> shape, torch::ScalarType dtype) {
-    auto generator = at::make_generator<at::CPUGeneratorImpl>(static_cast<uint64_t>(2000 + r));
-    const auto numbers = torch::rand(shape, generator, torch::kFloat64);
-    if (c10::isFloatingType(dtype)) {
-      return (numbers * 4 - 2).to(dtype);
-    }
-    if (c10::isComplexType(dtype)) {
-      return torch::complex(numbers, 1 - numbers).to(dtype);
-    }
-    return dtype == torch::kBool ? numbers > 0.5 : (numbers * 4).to(dtype);
-  }
+  /// What this rank contributes.
   static torch::Tensor own_values(std::vector<int64_t> shape, torch::ScalarType dtype) {
     return values(rank(), std::move(shape), dtype).to(gpu());
   }
-  /// The reduction of what all ranks contribute, in a wide format, rounded once.
+  /// The reduction of what all ranks contribute.
   static torch::Tensor reduced(const std::vector<int64_t>& shape, torch::ScalarType dtype,
                                ReduceOp op) {
-    const bool is_short = dtype == torch::kBFloat16 || dtype == torch::kFloat16;
-    const auto wide = is_short ? torch::kFloat32 : dtype;
-    auto result = values(0, shape, dtype).to(wide);
-    for (int r = 1; r < size(); ++r) {
-      const auto next = values(r, shape, dtype).to(wide);
-      switch (op) {
-        case ReduceOp::kSum:
-        case ReduceOp::kMean: result = result + next; break;
-        case ReduceOp::kProduct: result = result * next; break;
-        case ReduceOp::kMin: result = torch::minimum(result, next); break;
-        case ReduceOp::kMax: result = torch::maximum(result, next); break;
-      }
-    }
-    return (op == ReduceOp::kMean ? result / static_cast<double>(size()) : result).to(dtype);
+    return test::reduced(test::all_values(size(), shape, dtype), op);
   }
   /// Equal but for the order of sums; short formats are rounded at each of them.
   static void expect_close(const torch::Tensor& actual, const torch::Tensor& expected,
@@ -129,35 +109,6 @@ class NCCLCommunicatorTest : public testing::Test {
   static inline std::unique_ptr<Communicator> comm_;
   static inline std::string skip_;
 };
-
-const std::vector<torch::ScalarType> kFloats = {torch::kFloat64, torch::kFloat32, torch::kBFloat16,
-                                                torch::kFloat16};
-const std::vector<torch::ScalarType> kIntegers = {torch::kInt64, torch::kInt32, torch::kInt16,
-                                                  torch::kInt8, torch::kUInt8};
-const std::vector<int64_t> kSizes = {0, 1, 3, 1000, 70'001, 2'300'003};
-
-std::vector<std::pair<torch::ScalarType, ReduceOp>> reductions() {
-  std::vector<std::pair<torch::ScalarType, ReduceOp>> all;
-  for (const auto op :
-       {ReduceOp::kSum, ReduceOp::kMean, ReduceOp::kMin, ReduceOp::kMax, ReduceOp::kProduct}) {
-    for (const auto dtype : kFloats) {
-      all.emplace_back(dtype, op);
-    }
-    for (const auto dtype : kIntegers) {
-      if (op != ReduceOp::kMean) {
-        all.emplace_back(dtype, op);
-      }
-    }
-  }
-  for (const auto op : {ReduceOp::kMin, ReduceOp::kMax}) {
-    all.emplace_back(torch::kBool, op);
-  }
-  for (const auto op : {ReduceOp::kSum, ReduceOp::kMean}) {
-    all.emplace_back(torch::kComplexFloat, op);
-    all.emplace_back(torch::kComplexDouble, op);
-  }
-  return all;
-}
 
 TEST_F(NCCLCommunicatorTest, AllReduceIsTheReductionOverTheRanksForEveryDtypeOpAndSize) {
   for (const auto& [dtype, op] : reductions()) {

@@ -15,20 +15,14 @@
 
 #include <trainer/core/error.h>
 
+#include <tests/support/communicator_fixture.h>
 #include <tests/support/counting_communicator.h>
 
 namespace trainer {
 namespace {
 
-class SyncBatchNormTest : public testing::Test {
+class SyncBatchNormTest : public test::CommunicatorFixture {
  protected:
-  static Communicator& comm() {
-    static const auto instance = world_communicator(torch::kCPU);
-    return *instance;
-  }
-  static int rank() { return comm().rank(); }
-  static int size() { return comm().size(); }
-
   SyncBatchNormTest()
       : sync_(std::make_unique<SyncBatchNorm>(
             std::make_unique<test::CountingCommunicator>(comm().split(0), traffic_))) {}

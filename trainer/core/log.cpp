@@ -153,9 +153,7 @@ void wait_for_first_rank() {
 }
 
 std::string rank_prefix() {
-  return rank_of_process == 0 ? ""
-                              : fmt::format("rank {}/{} ({}): ", rank_of_process.load(),
-                                            size_of_world.load(), host_name());
+  return rank_of_process == 0 ? "" : rank_name(rank_of_process, size_of_world) + ": ";
 }
 
 std::filesystem::path rank_file(const std::filesystem::path& run_dir) {
