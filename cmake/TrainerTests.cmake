@@ -25,10 +25,11 @@ function(trainer_test source)
                        ENVIRONMENT "OMP_NUM_THREADS=1${trainer_hide_gpus}")
 endfunction()
 
-# trainer_mpi_test(folder/name_test.cpp RANKS 1 2 4 [LABELS ...] [TIMEOUT s] [LIBRARIES ...]): one GoogleTest program whose main()
-# joins the ranks (tests/support/mpi_main.cpp), and for each number of ranks a ctest entry name.npN under mpirun.
+# trainer_mpi_test(folder/name_test.cpp RANKS 1 2 4 [MESSAGES 2 4] [LABELS ...] [TIMEOUT s] [LIBRARIES ...]): one GoogleTest
+# program whose main() joins the ranks (tests/support/mpi_main.cpp), and for each number of ranks a ctest entry name.npN
+# under mpirun, for those of MESSAGES another, name.messages.npN, in which the ranks share no memory, as on several nodes.
 function(trainer_mpi_test source)
-  cmake_parse_arguments(ARG "" "TIMEOUT" "RANKS;LABELS;LIBRARIES" ${ARGN})
+  cmake_parse_arguments(ARG "" "TIMEOUT" "RANKS;MESSAGES;LABELS;LIBRARIES" ${ARGN})
   get_filename_component(name ${source} NAME_WE)
   add_executable(${name} ${source} support/mpi_main.cpp)
   trainer_target_defaults(${name})
@@ -42,13 +43,20 @@ function(trainer_mpi_test source)
   if(gpu IN_LIST ARG_LABELS)
     set(hide_gpus "")
   endif()
-  foreach(ranks ${ARG_RANKS})
+  list(TRANSFORM ARG_MESSAGES PREPEND "messages.np")
+  list(TRANSFORM ARG_RANKS PREPEND "np")
+  foreach(entry ${ARG_RANKS} ${ARG_MESSAGES})
+    string(REGEX REPLACE ".*np" "" ranks ${entry})
+    set(node_memory "")
+    if(entry MATCHES "messages")
+      set(node_memory ";TRAINER_NODE_MEMORY=0")
+    endif()
     # More ranks than cores must give them up while they wait.
-    add_test(NAME ${name}.np${ranks} WORKING_DIRECTORY ${PROJECT_BINARY_DIR}/tests
+    add_test(NAME ${name}.${entry} WORKING_DIRECTORY ${PROJECT_BINARY_DIR}/tests
              COMMAND ${MPIEXEC_EXECUTABLE} --allow-run-as-root --oversubscribe --bind-to none
                      --mca mpi_yield_when_idle 1 -n ${ranks} $<TARGET_FILE:${name}>)
-    set_tests_properties(${name}.np${ranks} PROPERTIES LABELS "mpi;${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2
-                         ENVIRONMENT "OMP_NUM_THREADS=1;TRAINER_TEST_WORLD_SIZE=${ranks}${hide_gpus}"
+    set_tests_properties(${name}.${entry} PROPERTIES LABELS "mpi;${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT} PROCESSORS 2
+                         ENVIRONMENT "OMP_NUM_THREADS=1;TRAINER_TEST_WORLD_SIZE=${ranks}${hide_gpus}${node_memory}"
                          # What a test of the GPU prints where there is none: ctest lists it as skipped then.
                          SKIP_REGULAR_EXPRESSION "GPU tests skipped: ")
   endforeach()

@@ -70,8 +70,9 @@ void GradientBucketer::lay_out(const std::vector<size_t>& order) {
   const torch::NoGradGuard no_grad;
   buckets_.clear();
   // A hook has its own ways with memory.
+  const bool takes_any_memory = hook_ == nullptr && !communicator_.prefers_own_memory();
   const int64_t in_place_bytes =
-      hook_ == nullptr ? options_.bucket_bytes / 4 : std::numeric_limits<int64_t>::max();
+      takes_any_memory ? options_.bucket_bytes / 4 : std::numeric_limits<int64_t>::max();
   std::vector<size_t> group;
   int64_t bytes = 0;
   for (const size_t index : order) {
@@ -112,8 +113,8 @@ void GradientBucketer::add_bucket(std::vector<size_t> parameters, bool is_in_pla
   }
   if (!is_in_place) {
     const auto tail_size = static_cast<int64_t>(parameters_.size() + step_numbers_.size());
-    const auto options = parameters_[bucket.parameters.front()].tensor.options();
-    bucket.flat = torch::zeros({num_gradients + tail_size}, options.requires_grad(false));
+    const auto dtype = parameters_[bucket.parameters.front()].tensor.scalar_type();
+    bucket.flat = communicator_.empty({num_gradients + tail_size}, dtype).zero_();
     bucket.tail = bucket.flat.narrow(0, num_gradients, tail_size);
     bucket.of_hook = {bucket.flat.narrow(0, 0, num_gradients), {}, buckets_.size()};
     int64_t begin = 0;

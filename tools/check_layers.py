@@ -40,7 +40,7 @@ CONFINED = (
     (r"CLI/", r"trainer/cli/", "CLI11"),
     (r"spdlog/", r"trainer/core/log\.cpp$", "spdlog"),
     (r"yaml-cpp/", r"trainer/core/yaml\.cpp$", "yaml-cpp"),
-    (r"mpi\.h$", r"strategies/comm/.*\.cpp$", "MPI"),
+    (r"mpi\.h$", r"strategies/mpi/", "MPI"),
     (r"(cuda|cublas|nccl|c10/cuda/|ATen/cuda/|torch/csrc/cuda/|torch/cuda\.h)", r"strategies/cuda/", "CUDA and NCCL"),
     (r"strategies/cuda/", r"strategies/cuda/", "libtrainer_cuda, a library of its own,"),
 )

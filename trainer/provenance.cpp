@@ -17,6 +17,7 @@
 #include <trainer/core/host.h>
 #include <trainer/core/seed.h>
 #include <trainer/version.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -115,6 +116,7 @@ nlohmann::json provenance(uint64_t seed) {
       {"started", utc_now()},
       {"command_line", command_line()},
       {"host", host_name()},
+      {"processes", world().size()},
       {"seed", seed},
       {"git", git_state()},
       {"build_id", build_id()},

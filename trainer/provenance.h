@@ -13,8 +13,8 @@
 namespace trainer {
 
 /// Git commit and whether the tree had changes (of the current folder's repository, null outside of
-/// one), build id of the running library, versions, command line, seed, host, start time in UTC.
-/// Runs `git`; everything else is read from this process.
+/// one), build id of the running library, versions, command line, seed, host, number of processes,
+/// start time in UTC. Runs `git`; everything else is read from this process.
 nlohmann::json provenance(uint64_t seed);
 
 /// Adds the provenance of this start, with the checksums of the data, to

@@ -36,8 +36,13 @@ void BytesData::setup(L::Stage) {
 }
 
 L::DataLoader BytesData::loader(const std::shared_ptr<const L::Dataset>& data, bool shuffle) const {
-  return {data,
-          {.batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers}};
+  L::DataLoaderOptions options{
+      .batch_size = init_.batch_size, .shuffle = shuffle, .num_workers = init_.num_workers};
+  if (data == train_ && init_.global_batch_size) {
+    options.batch_size = 1;  // the other one stands for it
+    options.global_batch_size = init_.global_batch_size;
+  }
+  return {data, options};
 }
 
 nlohmann::json BytesData::checksums() const {

@@ -28,6 +28,7 @@ class BytesData : public trainer::DataModule {
     std::string val_path = "data/bytes_val.bin";
     int64_t block_size = 64;
     int64_t batch_size = 16;
+    std::optional<int64_t> global_batch_size = std::nullopt;
     int64_t num_workers = 1;
 
     static constexpr auto fields() {
@@ -37,6 +38,10 @@ class BytesData : public trainer::DataModule {
           field<&Init::val_path>("Validation tokens."),
           field<&Init::block_size>("Tokens in a sample.", at_least(1)),
           field<&Init::batch_size>("Samples in a batch.", at_least(1)),
+          field<&Init::global_batch_size>(
+              "Training samples in an optimizer step of all processes together, in place of "
+              "batch_size.",
+              at_least(1)),
           field<&Init::num_workers>("Threads that fetch batches ahead.", at_least(0))};
     }
   };

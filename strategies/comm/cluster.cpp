@@ -9,7 +9,7 @@
 
 #include <fmt/format.h>
 
-#include <strategies/comm/mpi_world.h>
+#include <strategies/mpi/mpi_world.h>
 #include <trainer/core/error.h>
 #include <trainer/core/log.h>
 

@@ -9,7 +9,7 @@
 #include <torch/utils.h>
 
 #include <strategies/comm/cuda_library.h>
-#include <strategies/comm/mpi_communicator.h>
+#include <strategies/mpi/mpi_communicator.h>
 #include <trainer/core/error.h>
 #include <trainer/core/host.h>
 
@@ -183,6 +183,10 @@ void Communicator::check_agreement(const std::string& operation) {
   }
   throw CommError(text +
                   "\n  Let every rank take the same way through the code that communicates.");
+}
+
+torch::Tensor Communicator::empty(at::IntArrayRef sizes, torch::ScalarType dtype) {
+  return torch::empty(sizes, torch::dtype(dtype).device(device_type()));
 }
 
 void Communicator::all_reduce(const torch::Tensor& tensor, ReduceOp op) {

@@ -129,6 +129,13 @@ class Communicator {
   /// of rank. Collective: yes.
   virtual std::unique_ptr<Communicator> split(int color, int key = 0) = 0;
 
+  /// A tensor that is not initialized, in memory where operations of this communicator need no copy
+  /// of it: on the processor that which ranks on one node share. Of any dtype, on its device.
+  virtual torch::Tensor empty(at::IntArrayRef sizes, torch::ScalarType dtype);
+
+  /// Whether an operation copies tensors that empty() did not make.
+  virtual bool prefers_own_memory() const { return false; }
+
   /// Lets operations that were started go on, without waiting: on the processor they advance only
   /// in calls of this class. Throws CommError.
   virtual void poll() {}

@@ -224,6 +224,63 @@ TEST_F(CommunicatorTest, OperationsRunInTheOrderInWhichTheyWereStarted) {
   EXPECT_EQ(third.item<float>(), static_cast<float>(size()));
 }
 
+TEST_F(CommunicatorTest, TensorsInMemoryOfTheCommunicatorAreLikeAnyOthers) {
+  for (const int64_t n : {0, 1, 70'001, 2'300'003}) {
+    const auto of = [&](int r, const std::vector<int64_t>& shape) {
+      return comm().empty(shape, torch::kFloat32).copy_(values(r, shape, torch::kFloat32));
+    };
+    const auto all = all_values(size(), {n}, torch::kFloat32);
+    const auto reduced_tensor = of(rank(), {n});
+    const auto sent = of(rank(), {n});
+    const auto gathered = comm().empty({size(), n}, torch::kFloat32);
+    const auto parts = of(rank(), {size(), n});
+    const auto part = comm().empty({n}, torch::kFloat32);
+    const auto transposed = comm().empty({size(), n}, torch::kFloat32);
+    std::vector<Work> works = {
+        comm().all_reduce_async(reduced_tensor, ReduceOp::kMean),
+        comm().all_gather_async(gathered, sent), comm().reduce_scatter_async(part, parts),
+        comm().all_to_all_async(transposed, parts), comm().broadcast_async(sent, size() - 1)};
+    for (auto& work : works) {
+      work.wait();
+    }
+    EXPECT_TRUE(torch::equal(reduced_tensor, reduced(all, ReduceOp::kMean)));
+    EXPECT_TRUE(torch::equal(gathered, torch::stack(all)));
+    EXPECT_TRUE(torch::equal(sent, all.back())) << "broadcast before it was gathered";
+    const auto all_parts = all_values(size(), {size(), n}, torch::kFloat32);
+    EXPECT_TRUE(torch::equal(part, reduced(all_parts, ReduceOp::kSum)[rank()]));
+    for (int r = 0; r < size(); ++r) {
+      EXPECT_TRUE(torch::equal(transposed[r], all_parts[static_cast<size_t>(r)][rank()]));
+    }
+  }
+}
+
+/// More than a rank can be ahead of the others, the middle ones on the same memory.
+TEST_F(CommunicatorTest, ManyOperationsUnderWayKeepTheirOrder) {
+  constexpr int kMany = 200;
+  std::vector<torch::Tensor> tensors;
+  std::vector<Work> works;
+  const auto chained = comm().empty({30'000}, torch::kFloat64).fill_(1);
+  for (int i = 0; i < kMany; ++i) {
+    tensors.push_back(i % 2 == 0 ? torch::full({5'000}, static_cast<double>(i), torch::kFloat64)
+                                 : comm().empty({5'000}, torch::kFloat64).fill_(i));
+    works.push_back(comm().all_reduce_async(tensors.back()));
+    if (i % 10 == 5) {
+      works.push_back(comm().all_reduce_async(chained, ReduceOp::kSum));
+    }
+    if (i % 50 == 7 && rank() == 1) {
+      works.back().wait();  // one rank's time
+    }
+  }
+  for (auto& work : works) {
+    work.wait();
+  }
+  for (int i = 0; i < kMany; ++i) {
+    const auto& tensor = tensors[static_cast<size_t>(i)];
+    EXPECT_TRUE((tensor == static_cast<double>(i) * size()).all().item<bool>()) << i;
+  }
+  EXPECT_TRUE((chained == std::pow(size(), kMany / 10)).all().item<bool>()) << chained[0];
+}
+
 TEST_F(CommunicatorTest, PollBringsAnOperationToItsEnd) {
   auto tensor = torch::full({500'000}, 1.0F);
   Work work = comm().all_reduce_async(tensor);

@@ -32,6 +32,10 @@ class CountingCommunicator : public Communicator {
   std::unique_ptr<Communicator> split(int color, int key) override {
     return inner_->split(color, key);
   }
+  torch::Tensor empty(at::IntArrayRef sizes, torch::ScalarType dtype) override {
+    return inner_->empty(sizes, dtype);
+  }
+  bool prefers_own_memory() const override { return inner_->prefers_own_memory(); }
   void poll() override { inner_->poll(); }
 
  protected:

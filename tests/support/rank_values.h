@@ -83,7 +83,12 @@ inline torch::Tensor reduced(const std::vector<torch::Tensor>& all, ReduceOp op)
       case ReduceOp::kMax: result = torch::maximum(result, next); break;
     }
   }
-  return (op == ReduceOp::kMean ? result / static_cast<double>(all.size()) : result).to(dtype);
+  if (op == ReduceOp::kMean) {
+    // Both parts of a complex number on their own: its division rounds otherwise.
+    auto numbers = result.is_complex() ? torch::view_as_real(result) : result;
+    numbers /= static_cast<double>(all.size());
+  }
+  return result.to(dtype);
 }
 
 }  // namespace trainer::test

@@ -22,6 +22,7 @@ TEST(Provenance, TellsOfThisProcess) {
   EXPECT_EQ(told.at("libraries").at("trainer"), kVersion);
   EXPECT_EQ(told.at("libraries").at("libtorch"), TORCH_VERSION);
   ASSERT_FALSE(told.at("command_line").empty());
+  EXPECT_EQ(told.at("processes"), 1);
   EXPECT_NE(told.at("command_line")[0].get<std::string>().find("provenance_test"),
             std::string::npos);
 }

@@ -16,6 +16,8 @@
 
 namespace trainer {
 
+class MPIEngine;
+
 class MPICommunicator : public Communicator {
  public:
   /// Of all processes. Starts MPI where that was not done. Collective: yes.
@@ -32,6 +34,8 @@ class MPICommunicator : public Communicator {
   void recv(const torch::Tensor& tensor, int from) override;
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key) override;
+  torch::Tensor empty(at::IntArrayRef sizes, torch::ScalarType dtype) override;
+  bool prefers_own_memory() const override;
   void poll() override;
 
  protected:
@@ -40,11 +44,9 @@ class MPICommunicator : public Communicator {
   std::vector<std::string> exchange(const std::string& text) override;
 
  private:
-  class Engine;
-  class Operation;
-  explicit MPICommunicator(std::shared_ptr<Engine> engine);
+  explicit MPICommunicator(std::shared_ptr<MPIEngine> engine);
 
-  std::shared_ptr<Engine> engine_;
+  std::shared_ptr<MPIEngine> engine_;
 };
 
 }  // namespace trainer

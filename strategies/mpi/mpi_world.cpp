@@ -1,4 +1,4 @@
-#include <strategies/comm/mpi_world.h>
+#include <strategies/mpi/mpi_world.h>
 
 #include <dlfcn.h>
 #include <link.h>

@@ -1,0 +1,234 @@
+#include <strategies/mpi/shared_operation.h>
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+#include <utility>
+
+#include <ATen/record_function.h>
+
+#include <strategies/mpi/reduce_kernel.h>
+
+namespace trainer {
+namespace {
+
+using Kind = Collective::Kind;
+
+constexpr int64_t kPieceBytes = int64_t{4} << 20;
+// Chunks of all ranks stay in the caches; smaller ones cost more in being claimed.
+constexpr int64_t kMaxChunkBytes = int64_t{64} << 10;
+constexpr int64_t kMinChunkBytes = int64_t{8} << 10;
+
+std::byte* bytes_of(const torch::Tensor& tensor) {
+  return static_cast<std::byte*>(tensor.data_ptr());
+}
+
+bool overlap(const torch::Tensor& a, const torch::Tensor& b) {
+  if (!a.defined() || !b.defined()) {
+    return false;
+  }
+  const std::less<> before;
+  return before(bytes_of(a), bytes_of(b) + b.nbytes()) &&
+         before(bytes_of(b), bytes_of(a) + a.nbytes());
+}
+
+}  // namespace
+
+SharedOperation::SharedOperation(std::shared_ptr<MPIEngine> engine, Collective collective)
+    : MPIOperation(std::move(engine), std::move(collective)),
+      rendezvous_(*engine_->rendezvous),
+      element_(what_.output.element_size()) {
+  const bool has_parts_in = what_.kind == Kind::kReduceScatter || what_.kind == Kind::kAllToAll;
+  const bool has_parts_out = what_.kind == Kind::kAllGather || what_.kind == Kind::kAllToAll;
+  output_.itself = what_.output;
+  output_.num_parts = has_parts_out ? engine_->size : 1;
+  if (!is_one_part()) {
+    input_.itself = what_.input;
+    input_.num_parts = has_parts_in ? engine_->size : 1;
+  }
+  const int64_t bytes = is_one_part() ? kPieceBytes : kPieceBytes / engine_->size;
+  piece_length_ = std::max<int64_t>(1, bytes / element_);
+  num_pieces_ = (length() + piece_length_ - 1) / piece_length_;
+  first_ticket_ = rendezvous_.take_tickets(num_pieces_);
+  waits_for_earlier_ = std::any_of(engine_->queue.begin(), engine_->queue.end(),
+                                   [&](const auto& earlier) { return overlaps(*earlier); });
+}
+
+SharedOperation::~SharedOperation() {
+  for (auto* tensor : {&input_, &output_}) {
+    if (tensor->staging.defined()) {
+      rendezvous_.give_back_staging(std::move(tensor->staging));
+    }
+  }
+}
+
+bool SharedOperation::overlaps(const MPIOperation& other) const {
+  const auto& [kind, output, input, op, root] = other.what();
+  return overlap(what_.output, output) || overlap(what_.output, input) ||
+         overlap(what_.input, output);
+}
+
+bool SharedOperation::advance(bool is_first, bool is_waiting) {
+  while (!done_) {
+    if (piece_ == num_pieces_) {
+      done_ = true;
+      break;
+    }
+    if (!is_open_) {
+      if ((waits_for_earlier_ && !is_first) || !rendezvous_.has_room(ticket())) {
+        return false;
+      }
+      open_piece();
+    }
+    if (!is_ready_) {
+      is_ready_ = rendezvous_.is_ready(ticket());
+      // The last one to come is behind: a rank that waits begins, before this one does its share.
+      if (!is_ready_ || !is_waiting) {
+        return false;
+      }
+    }
+    work_on_share(engine_->rank);
+    for (int i = 1; is_waiting && i < engine_->size; ++i) {
+      work_on_share((engine_->rank + i) % engine_->size);
+    }
+    int64_t all = 0;
+    for (int r = 0; r < engine_->size; ++r) {
+      all += num_chunks(r);
+    }
+    if (rendezvous_.num_done(ticket()) < all) {
+      return false;
+    }
+    close_piece();
+  }
+  return true;
+}
+
+void SharedOperation::open_piece() {
+  RECORD_FUNCTION("trainer::send", c10::ArrayRef<const c10::IValue>{});  // for LibTorch's profiler
+  begin_ = piece_ * piece_length_;
+  count_ = std::min(piece_length_, length() - begin_);
+  const int64_t share_bytes = count_ * element_ / (is_one_part() ? engine_->size : 1);
+  chunk_length_ = std::clamp(share_bytes / 4, kMinChunkBytes, kMaxChunkBytes) / element_;
+  place(output_);
+  if (!is_one_part()) {
+    place(input_);
+  }
+  const Tensor& input = is_one_part() ? output_ : input_;
+  if (what_.kind != Kind::kBroadcast || what_.root == engine_->rank) {
+    copy_in(input);
+  }
+  rendezvous_.publish(ticket(), {input.offset, input.stride, output_.offset, output_.stride});
+  is_open_ = true;
+}
+
+void SharedOperation::place(Tensor& tensor) {
+  if (const auto offset = rendezvous_.memory().offset_of(tensor.itself.data_ptr())) {
+    tensor.offset = *offset + begin_ * element_;
+    tensor.stride = length() * element_;
+    return;
+  }
+  if (!tensor.staging.defined()) {
+    const int64_t longest = std::min(piece_length_, length());
+    tensor.staging = rendezvous_.take_staging(longest * element_ * tensor.num_parts);
+  }
+  tensor.offset = rendezvous_.memory().offset_of(tensor.staging.data_ptr()).value();
+  tensor.stride = count_ * element_;
+}
+
+void SharedOperation::copy_in(const Tensor& tensor) {
+  for (int64_t p = 0; tensor.staging.defined() && p < tensor.num_parts; ++p) {
+    std::memcpy(bytes_of(tensor.staging) + p * tensor.stride,
+                bytes_of(tensor.itself) + (p * length() + begin_) * element_,
+                static_cast<size_t>(count_ * element_));
+  }
+}
+
+void SharedOperation::copy_out(const Tensor& tensor) {
+  for (int64_t p = 0; tensor.staging.defined() && p < tensor.num_parts; ++p) {
+    std::memcpy(bytes_of(tensor.itself) + (p * length() + begin_) * element_,
+                bytes_of(tensor.staging) + p * tensor.stride,
+                static_cast<size_t>(count_ * element_));
+  }
+}
+
+void SharedOperation::close_piece() {
+  if (what_.kind != Kind::kBroadcast || what_.root != engine_->rank) {
+    copy_out(output_);
+  }
+  is_open_ = is_ready_ = false;
+  ++piece_;
+}
+
+/// Elements of the piece that are this rank's to work on, of each part.
+int64_t SharedOperation::share_length(int share) const {
+  if (!is_one_part()) {
+    return count_;
+  }
+  const int64_t per = (count_ + engine_->size - 1) / engine_->size;
+  return std::clamp<int64_t>(count_ - share * per, 0, per);
+}
+
+int64_t SharedOperation::num_chunks(int share) const {
+  const int64_t per_part = (share_length(share) + chunk_length_ - 1) / chunk_length_;
+  return what_.kind == Kind::kAllToAll ? per_part * engine_->size : per_part;
+}
+
+void SharedOperation::work_on_share(int share) {
+  const int64_t chunks = num_chunks(share);
+  while (const auto chunk = rendezvous_.claim(ticket(), share, chunks)) {
+    work_on(share, *chunk);
+    rendezvous_.mark_done(ticket());
+  }
+}
+
+void SharedOperation::work_on(int share, int64_t chunk) {
+  RECORD_FUNCTION("trainer::reduce", c10::ArrayRef<const c10::IValue>{});
+  const int64_t per_part = (share_length(share) + chunk_length_ - 1) / chunk_length_;
+  const int64_t first = chunk % per_part * chunk_length_;
+  const int64_t count = std::min(chunk_length_, share_length(share) - first);
+  const int64_t share_begin =
+      is_one_part() ? share * ((count_ + engine_->size - 1) / engine_->size) : 0;
+  const int64_t at = (share_begin + first) * element_;
+
+  const auto input = [&](int rank, int64_t part) -> const std::byte* {
+    const auto& there = rendezvous_.tensors(ticket(), rank);
+    return rendezvous_.memory().at(rank, there.input + part * there.input_stride + at);
+  };
+  const auto output = [&](int rank, int64_t part) {
+    const auto& there = rendezvous_.tensors(ticket(), rank);
+    return rendezvous_.memory().at(rank, there.output + part * there.output_stride + at);
+  };
+  from_.clear();
+  to_.clear();
+  for (int r = 0; r < engine_->size; ++r) {
+    switch (what_.kind) {
+      case Kind::kAllReduce:
+        from_.push_back(input(r, 0));
+        to_.push_back(output(r, 0));
+        break;
+      case Kind::kReduceScatter: from_.push_back(input(r, share)); break;
+      case Kind::kAllGather: to_.push_back(output(r, share)); break;
+      case Kind::kBroadcast:
+        if (r != what_.root) {
+          to_.push_back(output(r, 0));
+        }
+        break;
+      case Kind::kAllToAll: break;
+    }
+  }
+  switch (what_.kind) {
+    case Kind::kAllReduce: break;
+    case Kind::kReduceScatter: to_.push_back(output(share, 0)); break;
+    case Kind::kAllGather: from_.push_back(input(share, 0)); break;
+    case Kind::kBroadcast: from_.push_back(input(what_.root, 0)); break;
+    case Kind::kAllToAll: {
+      const auto sender = static_cast<int>(chunk / per_part);
+      from_.push_back(input(sender, share));
+      to_.push_back(output(share, sender));
+      break;
+    }
+  }
+  reduce_rows(from_, to_, count, what_.output.scalar_type(), what_.op);
+}
+
+}  // namespace trainer
