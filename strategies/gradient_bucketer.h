@@ -1,8 +1,9 @@
 #pragma once
 // Averages gradients over the ranks while the backward pass still runs: the parameters' gradients
 // are gathered in buckets, and a bucket goes off as soon as its last gradient is there. Afterwards
-// each .grad is a view of its bucket, which holds the mean over the ranks. A large gradient is a
-// bucket of its own, which is reduced where it lies: without a copy, and without memory for one.
+// each .grad is a view of its bucket, which holds the mean over the ranks. Where the communicator
+// takes any memory, a large gradient is a bucket of its own, which is reduced where it lies:
+// without a copy, and without memory for one.
 //
 // A gradient's sum is in the order of the ranks, whatever bucket it is in (MPICommunicator), so
 // buckets may be laid out anew at any time: after the first reduction they follow the order in

@@ -21,9 +21,8 @@ std::string to_text(const MetricRow& row) {
   const nlohmann::json header = {
       {"names", row.names}, {"sizes", row.sizes}, {"lacks_batches", row.lacks_batches}};
   std::string text = header.dump() + kEndOfHeader;
-  const size_t size = row.numbers.size() * sizeof(double);
-  text.resize(text.size() + size);
-  std::memcpy(text.data() + text.size() - size, row.numbers.data(), size);
+  text.append(reinterpret_cast<const char*>(row.numbers.data()),
+              row.numbers.size() * sizeof(double));
   return text;
 }
 

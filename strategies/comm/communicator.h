@@ -9,10 +9,10 @@
 //   work.wait();
 //
 // Every rank calls the same operations in the same order, with tensors of the same size and dtype;
-// asynchronous ones count where they are started. A communicator carries them out one after the
-// other in that order (send and recv apart). Set TRAINER_CHECK_COLLECTIVES=1 to have that checked:
-// ranks that differ in operation, size or dtype are then named in a CommError instead of hanging
-// or summing nonsense.
+// asynchronous ones count where they are started. A communicator carries them out in that order
+// (send and recv apart); those that work on different memory may go on side by side. Set
+// TRAINER_CHECK_COLLECTIVES=1 to have that checked: ranks that differ in operation, size or dtype
+// are then named in a CommError instead of hanging or summing nonsense.
 //
 // Tensors are dense, contiguous and on the communicator's kind of device; others are refused with
 // UsageError. A tensor without elements takes part like any other.

@@ -297,6 +297,10 @@ NCCLCommunicator::~NCCLCommunicator() {
 int NCCLCommunicator::rank() const { return link_->rank(); }
 int NCCLCommunicator::size() const { return link_->size(); }
 
+torch::Tensor NCCLCommunicator::empty(at::IntArrayRef sizes, torch::ScalarType dtype) {
+  return torch::empty(sizes, torch::dtype(dtype).device(link_->device()));
+}
+
 template <class Call>
 std::shared_ptr<NCCLCommunicator::Operation> NCCLCommunicator::launch(
     std::shared_ptr<Operation> operation, const Call& call) {

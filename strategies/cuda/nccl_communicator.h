@@ -38,6 +38,7 @@ class NCCLCommunicator : public Communicator {
   /// Syncs: the host waits until everything on the current streams of all ranks is done.
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key) override;
+  torch::Tensor empty(at::IntArrayRef sizes, torch::ScalarType dtype) override;
   void poll() override;
 
  protected:

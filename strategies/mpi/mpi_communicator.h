@@ -1,12 +1,13 @@
 #pragma once
 // The Communicator for tensors on the processor, over MPI.
 //
-// What the caller waits for anyway runs as MPI's own collective, large sums in pieces, which pass
-// through the caches faster than the whole. What is started to go on beside other work is made of
-// messages between pairs of ranks (a direct reduce-scatter, then an all-gather), which advance
-// whenever this thread calls the communicator: no thread of its own competes for the cores. Every
-// element is summed in the order of the ranks, so the result does not depend on how tensors are cut
-// into pieces or buckets. See docs/decisions/0015.
+// Where its ranks are on one node they work in memory that they share (SharedOperation). Otherwise
+// what is started to go on beside other work is made of messages between pairs of ranks
+// (MessageOperation), and what the caller waits for runs as MPI's own collective, as small ones
+// always do. Operations go on whenever this thread calls the communicator: no thread of its own
+// competes for the cores. Those that are started sum every element in the order of the ranks, so
+// the result does not depend on how tensors are cut into pieces or buckets. See
+// docs/decisions/0015 and 0017.
 
 #include <memory>
 #include <string>

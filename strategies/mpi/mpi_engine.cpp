@@ -33,11 +33,10 @@ bool MPIOperation::is_done() {
 }
 
 void MPIOperation::wait() {
-  constexpr int kSpins = 1000;  // while the others are near: a tenth of a millisecond
   for (int i = 0; !done_; ++i) {
     engine_->advance(/*is_waiting=*/true);
-    if (i > kSpins) {
-      std::this_thread::yield();  // where cores are short, another rank may need this one
+    if (!done_) {
+      engine_->relax(i);
     }
   }
 }
@@ -67,7 +66,7 @@ bool MPIEngine::advance(bool is_waiting) {
     const bool is_at_end = queue[i]->advance(/*is_first=*/i == 0, is_waiting);
     if (is_at_end && i == 0) {
       queue.pop_front();
-    } else if (rendezvous != nullptr) {
+    } else if (is_at_end || queue[i]->lets_others_pass()) {
       ++i;
     } else {
       break;
@@ -80,7 +79,17 @@ bool MPIEngine::advance(bool is_waiting) {
 }
 
 void MPIEngine::drain() {
-  while (advance(/*is_waiting=*/true)) {
+  for (int i = 0; advance(/*is_waiting=*/true); ++i) {
+    relax(i);
+  }
+}
+
+void MPIEngine::relax(int turn) const {
+  constexpr int kSpins = 1000;  // while the others are near: a tenth of a millisecond
+  if (turn > kSpins) {
+    int is_there = 0;
+    MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, async, &is_there, MPI_STATUS_IGNORE);
+    std::this_thread::yield();
   }
 }
 

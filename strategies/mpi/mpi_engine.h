@@ -27,6 +27,8 @@ class MPIOperation : public Work::State {
   /// Goes as far as it can without waiting; true when it has come to its end. `is_first`: all that
   /// were started before have. `is_waiting`: the caller has nothing else to do.
   virtual bool advance(bool is_first, bool is_waiting) = 0;
+  /// Whether later ones may go on before it has come to its end.
+  virtual bool lets_others_pass() const { return false; }
 
   /// Of the piece at hand, in a rendezvous.
   virtual uint64_t ticket() const { return 0; }
@@ -58,6 +60,9 @@ class MPIEngine {
   /// Carries on with what was started; false when nothing is left.
   bool advance(bool is_waiting);
   void drain();
+  /// Between two turns of waiting. After many, it lets other messages of this process go on, on
+  /// which the awaited rank may depend, and other processes have the core.
+  void relax(int turn) const;
   /// Until the request is done, while what was started goes on: the rank at the other end may wait
   /// for that first.
   MPI_Status wait(MPI_Request& request, const std::string& what);

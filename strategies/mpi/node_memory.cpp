@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -21,6 +22,8 @@
 
 namespace trainer {
 namespace {
+
+constexpr const char* kFileName = "trainer";
 
 /// What a rank tells the others of its file.
 struct Ticket {
@@ -50,10 +53,39 @@ bool is_one_node(MPI_Comm comm, int size) {
   return is_true_of_all(comm, local == size);
 }
 
+/// Whether this process may have files and mappings of that size: going past the limit on files is
+/// a signal, not an error, and a limit on addresses is meant for what the program itself needs.
+bool is_allowed(int64_t part_bytes) {
+  rlimit files{}, addresses{};
+  return ::getrlimit(RLIMIT_FSIZE, &files) == 0 && ::getrlimit(RLIMIT_AS, &addresses) == 0 &&
+         files.rlim_cur >= static_cast<rlim_t>(part_bytes) && addresses.rlim_cur == RLIM_INFINITY;
+}
+
 std::byte* map(int file, int64_t bytes) {
-  void* const memory = ::mmap(nullptr, static_cast<size_t>(bytes), PROT_READ | PROT_WRITE,
-                              MAP_SHARED | MAP_NORESERVE, file, 0);
-  return memory == MAP_FAILED ? nullptr : static_cast<std::byte*>(memory);
+  const auto size = static_cast<size_t>(bytes);
+  void* const memory =
+      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
+  if (memory == MAP_FAILED) {
+    return nullptr;
+  }
+  ::madvise(memory, size, MADV_DONTDUMP);  // a core dump would write every page that is not there
+  return static_cast<std::byte*>(memory);
+}
+
+/// Another program's file can have the same number in another container: it is not even opened.
+int open_part(const Ticket& ticket) {
+  const auto path = fmt::format("/proc/{}/fd/{}", ticket.pid, ticket.file);
+  std::array<char, 32> target{};
+  const auto length = ::readlink(path.c_str(), target.data(), target.size());
+  const bool is_part = length > 0 && std::string_view(target.data(), static_cast<size_t>(length))
+                                         .starts_with(std::string("/memfd:") + kFileName);
+  const int file = is_part ? ::open(path.c_str(), O_RDWR | O_CLOEXEC) : -1;
+  uint64_t mark = 0;
+  if (file >= 0 && (::pread(file, &mark, sizeof(mark), 0) != sizeof(mark) || mark != ticket.mark)) {
+    ::close(file);
+    return -1;
+  }
+  return file;
 }
 
 }  // namespace
@@ -67,11 +99,12 @@ std::shared_ptr<NodeMemory> NodeMemory::open(MPI_Comm comm, int64_t header_bytes
   }
   // The parts of all ranks have to find room among a process's addresses.
   constexpr int64_t kAddresses = int64_t{16} << 40;
-  const int64_t memory = ::sysconf(_SC_PHYS_PAGES) * ::sysconf(_SC_PAGESIZE);
-  int64_t part_bytes = std::min(memory, kAddresses / size) / kPage * kPage;
+  const int64_t page = ::sysconf(_SC_PAGESIZE);
+  const int64_t memory = ::sysconf(_SC_PHYS_PAGES) * page;
+  int64_t part_bytes = std::min(memory, kAddresses / size) / page * page;
   mpi::check(MPI_Allreduce(MPI_IN_PLACE, &part_bytes, 1, MPI_INT64_T, MPI_MIN, comm), "NodeMemory");
 
-  const int file = ::memfd_create("trainer", MFD_CLOEXEC);
+  const int file = is_allowed(part_bytes) ? ::memfd_create(kFileName, MFD_CLOEXEC) : -1;
   Ticket own{::getpid(), file, (uint64_t{std::random_device()()} << 32) | std::random_device()()};
   if (file < 0 || ::ftruncate(file, part_bytes) != 0 ||
       ::pwrite(file, &own.mark, sizeof(own.mark), 0) != sizeof(own.mark)) {
@@ -83,14 +116,9 @@ std::shared_ptr<NodeMemory> NodeMemory::open(MPI_Comm comm, int64_t header_bytes
       "NodeMemory");
   std::vector<std::byte*> parts(tickets.size());
   for (size_t r = 0; r < parts.size(); ++r) {
-    const auto path = fmt::format("/proc/{}/fd/{}", tickets[r].pid, tickets[r].file);
-    const int other = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
-    uint64_t mark = 0;
-    if (other >= 0 && ::pread(other, &mark, sizeof(mark), 0) == sizeof(mark) &&
-        mark == tickets[r].mark) {
-      parts[r] = map(other, part_bytes);
-    }
+    const int other = open_part(tickets[r]);
     if (other >= 0) {
+      parts[r] = map(other, part_bytes);
       ::close(other);
     }
   }
@@ -107,8 +135,12 @@ std::shared_ptr<NodeMemory> NodeMemory::open(MPI_Comm comm, int64_t header_bytes
 
 NodeMemory::NodeMemory(std::vector<std::byte*> parts, int rank, int64_t part_bytes,
                        int64_t header_bytes)
-    : parts_(std::move(parts)), rank_(rank), part_bytes_(part_bytes) {
-  const int64_t begin = kPage + (header_bytes + kPage - 1) / kPage * kPage;
+    : parts_(std::move(parts)),
+      rank_(rank),
+      part_bytes_(part_bytes),
+      page_(::sysconf(_SC_PAGESIZE)),
+      process_(::getpid()) {
+  const int64_t begin = in_pages(kMarkBytes + header_bytes);
   free_.emplace(begin, part_bytes - begin);
 }
 
@@ -123,7 +155,7 @@ NodeMemory::~NodeMemory() {
 torch::Tensor NodeMemory::empty(at::IntArrayRef sizes, const torch::TensorOptions& options) {
   const auto element = static_cast<int64_t>(options.dtype().itemsize());
   const int64_t wanted = c10::multiply_integers(sizes) * element;
-  const int64_t bytes = std::max<int64_t>(1, (wanted + kPage - 1) / kPage) * kPage;
+  const int64_t bytes = in_pages(std::max<int64_t>(1, wanted));
   const int64_t offset = allocate(bytes);
   const auto give_back = [memory = shared_from_this(), offset, bytes](void*) {
     memory->release(offset, bytes);
@@ -157,6 +189,9 @@ int64_t NodeMemory::allocate(int64_t bytes) {
 }
 
 void NodeMemory::release(int64_t offset, int64_t bytes) {
+  if (::getpid() != process_) {
+    return;  // a fork of this process, which still needs them
+  }
   // Gives the pages back to the system.
   ::madvise(at(rank_, offset), static_cast<size_t>(bytes), MADV_REMOVE);
   const std::lock_guard lock(mutex_);

@@ -2,9 +2,10 @@
 // Memory that ranks on one node share: each has a part of its own, from which it allocates, and
 // sees those of the others.
 //
-// A part is a file without a name (memfd), as large as the machine's memory and empty: pages are
-// there once they are written, and go when a block is freed. Nothing is left behind when a process
-// is killed, and a container's small /dev/shm is no limit.
+// A part is a file without a name (memfd), empty and as large as the machine's memory (of very many
+// ranks, their share of 16 TiB): pages are there once they are written, and go when a block is
+// freed. Nothing is left behind when a process is killed, and a container's small /dev/shm is no
+// limit. A fork of a process writes to the same memory, as threads do.
 
 #include <cstddef>
 #include <cstdint>
@@ -23,13 +24,14 @@ class NodeMemory : public std::enable_shared_from_this<NodeMemory> {
  public:
   /// Of the ranks of `comm`, each of which finds the first `header_bytes` of rank 0's part zero and
   /// free for its own use. Null, on all of them, where they lie on several nodes, where one of them
-  /// may not look into another, for one rank alone, or with TRAINER_NODE_MEMORY=0. Collective: yes.
+  /// may not look into another or has a limit on addresses or the size of files, for one rank
+  /// alone, or with TRAINER_NODE_MEMORY=0. Collective: yes.
   static std::shared_ptr<NodeMemory> open(MPI_Comm comm, int64_t header_bytes);
   NodeMemory(const NodeMemory&) = delete;
   NodeMemory& operator=(const NodeMemory&) = delete;
   ~NodeMemory();
 
-  std::byte* header() const { return parts_[0] + kPage; }
+  std::byte* header() const { return parts_[0] + kMarkBytes; }
 
   /// A tensor in this rank's part, not initialized; it keeps the memory. Any thread.
   torch::Tensor empty(at::IntArrayRef sizes, const torch::TensorOptions& options);
@@ -41,15 +43,17 @@ class NodeMemory : public std::enable_shared_from_this<NodeMemory> {
   }
 
  private:
-  static constexpr int64_t kPage = 4096;
+  static constexpr int64_t kMarkBytes = 4096;
 
   NodeMemory(std::vector<std::byte*> parts, int rank, int64_t part_bytes, int64_t header_bytes);
+  int64_t in_pages(int64_t bytes) const { return (bytes + page_ - 1) / page_ * page_; }
   int64_t allocate(int64_t bytes);
   void release(int64_t offset, int64_t bytes);
 
   const std::vector<std::byte*> parts_;  // of each rank, as this process sees it
   const int rank_;
-  const int64_t part_bytes_;
+  const int64_t part_bytes_, page_;
+  const int64_t process_;
   std::mutex mutex_;
   std::map<int64_t, int64_t> free_;  // bytes by offset, neighbors joined
 };

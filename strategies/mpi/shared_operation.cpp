@@ -54,14 +54,6 @@ SharedOperation::SharedOperation(std::shared_ptr<MPIEngine> engine, Collective c
                                    [&](const auto& earlier) { return overlaps(*earlier); });
 }
 
-SharedOperation::~SharedOperation() {
-  for (auto* tensor : {&input_, &output_}) {
-    if (tensor->staging.defined()) {
-      rendezvous_.give_back_staging(std::move(tensor->staging));
-    }
-  }
-}
-
 bool SharedOperation::overlaps(const MPIOperation& other) const {
   const auto& [kind, output, input, op, root] = other.what();
   return overlap(what_.output, output) || overlap(what_.output, input) ||
@@ -71,7 +63,7 @@ bool SharedOperation::overlaps(const MPIOperation& other) const {
 bool SharedOperation::advance(bool is_first, bool is_waiting) {
   while (!done_) {
     if (piece_ == num_pieces_) {
-      done_ = true;
+      finish();
       break;
     }
     if (!is_open_) {
@@ -157,6 +149,15 @@ void SharedOperation::close_piece() {
   }
   is_open_ = is_ready_ = false;
   ++piece_;
+}
+
+void SharedOperation::finish() {
+  for (auto* const tensor : {&input_, &output_}) {
+    if (tensor->staging.defined()) {
+      rendezvous_.give_back_staging(std::move(tensor->staging));
+    }
+  }
+  done_ = true;
 }
 
 /// Elements of the piece that are this rank's to work on, of each part.

@@ -19,8 +19,9 @@ namespace trainer {
 class SharedOperation : public MPIOperation {
  public:
   SharedOperation(std::shared_ptr<MPIEngine> engine, Collective collective);
-  ~SharedOperation() override;
   bool advance(bool is_first, bool is_waiting) override;
+  /// Where it found no room there is none for later ones.
+  bool lets_others_pass() const override { return is_open_ || waits_for_earlier_; }
   uint64_t ticket() const override { return first_ticket_ + static_cast<uint64_t>(piece_); }
 
  private:
@@ -38,6 +39,7 @@ class SharedOperation : public MPIOperation {
   bool overlaps(const MPIOperation& other) const;
   void open_piece();
   void close_piece();
+  void finish();
   void work_on_share(int share);
   void work_on(int share, int64_t chunk);
   int64_t num_chunks(int share) const;

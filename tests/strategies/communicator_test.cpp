@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstdlib>
+#include <fstream>
 #include <limits>
 #include <vector>
 
@@ -252,6 +253,59 @@ TEST_F(CommunicatorTest, TensorsInMemoryOfTheCommunicatorAreLikeAnyOthers) {
       EXPECT_TRUE(torch::equal(transposed[r], all_parts[static_cast<size_t>(r)][rank()]));
     }
   }
+}
+
+TEST_F(CommunicatorTest, TensorsMayLieInItsMemoryOnSomeRanksOnly) {
+  for (const int64_t n : {1, 70'001, 2'300'003}) {
+    const auto tensor = [&](int r, const std::vector<int64_t>& shape) {
+      return r % 2 == 0 ? comm().empty(shape, torch::kFloat32) : torch::empty(shape);
+    };
+    const auto all = all_values(size(), {n}, torch::kFloat32);
+    const auto reduced_tensor = tensor(rank(), {n}).copy_(all[static_cast<size_t>(rank())]);
+    const auto gathered = tensor(rank() + 1, {size(), n});
+    gathered[rank()].copy_(reduced_tensor);
+    const auto part = tensor(rank() + 1, {n});
+    // On one rank alone the input is still being worked on by the operation before.
+    Work one = comm().all_gather_async(gathered, gathered[rank()]);
+    Work two = comm().reduce_scatter_async(part, rank() == 1 ? gathered : gathered.clone());
+    Work three = comm().all_reduce_async(reduced_tensor);
+    while (!(one.is_done() && two.is_done() && three.is_done())) {
+    }
+    EXPECT_TRUE(torch::equal(gathered, torch::stack(all)));
+    EXPECT_TRUE(torch::equal(reduced_tensor, reduced(all, ReduceOp::kSum)));
+  }
+}
+
+TEST_F(CommunicatorTest, WorkMayOutliveItsCommunicator) {
+  auto tensor = torch::ones({3'000'000});
+  Work work;
+  {
+    const auto part = comm().split(0);
+    work = part->all_reduce_async(tensor);
+  }
+  work.wait();
+  EXPECT_TRUE((tensor == static_cast<double>(size())).all().item<bool>());
+}
+
+/// What lies outside of its memory is copied: the copies are not kept for each.
+TEST_F(CommunicatorTest, FinishedWorkThatIsKeptHoldsNoMemory) {
+  auto tensor = torch::ones({1'000'000});
+  std::vector<Work> works;
+  const auto rss_mb = [] {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with("VmRSS:")) {
+        return std::stod(line.substr(6)) / 1024;
+      }
+    }
+    return 0.0;
+  };
+  const double before = rss_mb();
+  for (int i = 0; i < 30; ++i) {
+    works.push_back(comm().all_reduce_async(tensor, ReduceOp::kMax));
+    works.back().wait();
+  }
+  EXPECT_LT(rss_mb() - before, 60);
 }
 
 /// More than a rank can be ahead of the others, the middle ones on the same memory.

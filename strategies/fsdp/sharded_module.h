@@ -1,0 +1,101 @@
+#pragma once
+// A module whose parameters are spread over the ranks, each of which keeps a slice: what an
+// operator needs is gathered before it and freed when others are needed, in the forward as in the
+// backward pass, and gradients are reduced to the slices. The module's code stays as it is.
+//
+// Every rank calls the same layers in the same order.
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include <torch/nn/module.h>
+#include <torch/types.h>
+
+#include <strategies/comm/communicator.h>
+#include <strategies/fsdp/guarded_storage.h>
+#include <strategies/fsdp/sharded_unit.h>
+
+namespace trainer {
+
+/// Which parameters are gathered and freed together.
+struct UnitPlan {
+  std::string name;
+  std::vector<std::pair<std::string, torch::Tensor>> parameters;  // by their names in the module
+  bool is_root = false;  // stays gathered from the forward to the end of the backward pass
+};
+
+/// Each child of a ModuleList or Sequential is a unit, the outermost ones count; what is left is
+/// the root unit. A tensor that several names share belongs to where it comes first.
+std::vector<UnitPlan> default_units(const torch::nn::Module& module);
+
+struct ShardingOptions {
+  Interception interception = default_interception();
+};
+
+class ShardedModule : public ShardedUnit::Owner {
+ public:
+  /// The parameters' values are equal on all ranks. `communicator` must outlive it. Collective:
+  /// yes.
+  ShardedModule(std::vector<UnitPlan> plan, Communicator& communicator,
+                ShardingOptions options = {});
+  ShardedModule(const ShardedModule&) = delete;
+  ShardedModule& operator=(const ShardedModule&) = delete;
+  ~ShardedModule() override;
+
+  void before_use(ShardedUnit& unit) override;
+
+  const std::vector<std::unique_ptr<ShardedUnit>>& units() const { return units_; }
+
+  /// Between passes: frees what is gathered.
+  void release_all();
+
+  /// Returns when the gradients of all backward passes so far are reduced, and has every rank know
+  /// which parameters got one. `numbers` are summed over the ranks on the way. Collective: yes.
+  void finish_gradients(std::vector<double>& numbers);
+  /// Those of this tensor, where it is a parameter of the module.
+  void clear_gradient(const torch::Tensor& parameter);
+
+  /// Parameters become this rank's segments of them, with gradients, for an optimizer; and back.
+  void show_segments();
+  void hide_segments();
+
+  /// The module's parameters whole, on every rank, for as long as it lives: to read, or to write
+  /// the same values on all ranks. Collective: yes.
+  class WholeParameters {
+   public:
+    explicit WholeParameters(ShardedModule& module);
+    WholeParameters(const WholeParameters&) = delete;
+    WholeParameters& operator=(const WholeParameters&) = delete;
+    ~WholeParameters();
+
+   private:
+    ShardedModule& module_;
+  };
+
+ private:
+  class Hook;
+
+  void evict(const ShardedUnit& needed);
+  void begin_backward();
+  void end_backward();
+  void abandon_pass();
+  void on_gradient(size_t unit, size_t index);
+  void start_ready_reductions();
+
+  std::unique_ptr<Communicator> gathers_, reductions_;
+  UnitBuffers buffers_;
+  std::vector<std::unique_ptr<ShardedUnit>> units_;
+  std::vector<bool> is_root_;
+  std::unordered_map<const void*, std::pair<size_t, size_t>> places_;  // of parameters: unit, index
+  std::vector<const ShardedUnit*> used_;  // gathered ones, the least recently used first
+  size_t next_reduction_ = 0;             // counted from the last unit
+  std::vector<ShardedUnit*> under_way_;   // reductions
+  bool in_backward_ = false;
+};
+
+}  // namespace trainer

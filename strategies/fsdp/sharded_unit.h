@@ -1,0 +1,125 @@
+#pragma once
+// A group of parameters that are gathered and freed together. One storage holds them one after the
+// other; of it each rank keeps an equal slice, and the whole is there only while operators need it.
+// Source: Zhao et al. 2023, arXiv:2304.11277, sec. 4.2 (FlatParameter).
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <torch/types.h>
+
+#include <strategies/comm/communicator.h>
+#include <strategies/fsdp/guarded_storage.h>
+
+namespace trainer {
+
+/// Buffers of whole units, used again: in memory where collectives need no copy.
+class UnitBuffers {
+ public:
+  torch::Tensor take(Communicator& communicator, int64_t numel, torch::ScalarType dtype);
+  void give_back(torch::Tensor buffer);
+  void clear() { free_.clear(); }
+
+ private:
+  std::map<std::pair<int64_t, torch::ScalarType>, std::vector<torch::Tensor>> free_;
+};
+
+class ShardedUnit : public GuardedStorage {
+ public:
+  struct Parameter {
+    std::string name;
+    torch::Tensor tensor;  // the module's
+    std::vector<int64_t> sizes;
+    int64_t begin = 0, numel = 0;
+    bool has_gradient = false;  // in shard_gradient()
+    bool got_gradient = false;  // in the backward pass at hand, on this rank
+  };
+  /// What it asks for before operators touch it.
+  class Owner {
+   public:
+    virtual ~Owner() = default;
+    virtual void before_use(ShardedUnit& unit) = 0;
+  };
+
+  /// Takes the parameters' values, equal on all ranks and of one dtype, and makes them views of the
+  /// unit. References must outlive it.
+  ShardedUnit(std::string name,
+              const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
+              Communicator& gathers, Communicator& reductions, UnitBuffers& buffers, Owner& owner,
+              Interception way);
+
+  const std::string& name() const { return name_; }
+  const std::vector<Parameter>& parameters() const { return parameters_; }
+  std::vector<Parameter>& parameters() { return parameters_; }
+  /// Elements of the whole unit, with padding, and of this rank's slice.
+  int64_t numel() const { return numel_; }
+  int64_t shard_numel() const { return shard_.numel(); }
+  torch::ScalarType dtype() const { return shard_.scalar_type(); }
+
+  bool is_gathered() const { return has_contents(); }
+  bool is_gathering() const { return buffer_.defined() && !has_contents(); }
+  /// Throws UsageError where a parameter has left the unit. Collective: yes.
+  void start_gather();
+  void finish_gather();
+  /// Frees the whole; keeps this rank's slice of what was written to it.
+  void release();
+
+  /// A backward pass begins.
+  void begin_pass();
+  /// Adds a parameter's gradient to those of the backward pass at hand.
+  void add_gradient(size_t index);
+  /// Parameters that want one and did not get it in this pass.
+  int64_t num_missing() const { return num_missing_; }
+  bool has_gradients() const { return gradient_.defined(); }
+  bool wants_gradients() const;
+  /// The mean over the ranks of the gradients of this pass; parameters without count as zeros.
+  /// Collective: yes.
+  void start_reduction();
+  /// Adds it to what this rank's slice has.
+  void finish_reduction();
+  /// Forgets the pass at hand.
+  void drop_gradients();
+  /// Forgets a parameter's gradient of all passes.
+  void clear_gradient(size_t index);
+
+  /// Parameters become this rank's one-dimensional segments of them, with gradients, which an
+  /// optimizer can update; and back.
+  void show_segments();
+  void hide_segments();
+  bool shows_segments() const { return shows_segments_; }
+  /// Parameters become ordinary tensors, whole on every rank; and back, with what was written to
+  /// them. Collective: yes, the first one.
+  void show_plain();
+  void hide_plain();
+
+ private:
+  void touch(bool writes) override;
+  void show_views();
+  void check_place(const Parameter& parameter) const;
+  std::pair<int64_t, int64_t> segment(const Parameter& parameter) const;
+
+  const std::string name_;
+  std::vector<Parameter> parameters_;
+  Communicator& gathers_;
+  Communicator& reductions_;
+  UnitBuffers& buffers_;
+  Owner& owner_;
+  int64_t numel_ = 0;
+  torch::Tensor shard_;           // this rank's slice
+  torch::Tensor shard_gradient_;  // its mean over the ranks
+  torch::Tensor buffer_;          // the whole, while it is there or on its way
+  Work gather_;
+  torch::Tensor gradient_;  // of the whole, in the backward pass at hand
+  torch::Tensor reduced_;
+  torch::Tensor plain_;
+  Work reduction_;
+  int64_t num_missing_ = 0;
+  bool was_written_ = false;
+  bool shows_segments_ = false;
+};
+
+}  // namespace trainer
