@@ -15,6 +15,7 @@
 #include <strategies/cuda_accelerator.h>
 #include <strategies/comm/launcher.h>
 #include <strategies/ddp.h>
+#include <strategies/fsdp.h>
 #include <strategies/power_sgd.h>
 #include <strategies/single_device.h>
 
@@ -56,6 +57,7 @@ void register_builtins() {
     register_class<CPUAccelerator>({"cpu"});
     register_class<CUDAAccelerator>({"cuda", "gpu"});
     register_class<DDP>({"ddp"});
+    register_class<FSDP>({"fsdp"});
     register_class<BF16Compress>();
     register_class<FP16Compress>();
     register_class<PowerSGD>();

@@ -6,6 +6,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <trainer/core/seed.h>
+#include <trainer/repetition_scope.h>
 #include <trainer/signals.h>
 
 namespace trainer {
@@ -148,6 +149,16 @@ bool EvalLoop::is_given_up(const MetricCollector& metrics) const {
          SignalScope::received() != 0 && !metrics.has_step_values();
 }
 
+/// Through a batch that other ranks have: each sample counts once, so nothing is kept of it. But
+/// where parameters are sharded, the others wait for this rank's slices.
+void EvalLoop::go_through(const std::function<void()>& step) {
+  if (run_.strategy.sharding() != nullptr) {
+    const RepetitionScope repetition(run_, /*is_repeated=*/true);
+    const auto autocast = run_.precision.autocast(run_.strategy.device());
+    step();
+  }
+}
+
 bool EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
                         MetricCollector& metrics, Metrics* result) {
   const Hooks& hooks = kind == EvalKind::kValidation ? kValidationHooks : kTestHooks;
@@ -171,12 +182,14 @@ bool EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
     start(loader, std::min(data[i].num_batches, max_batches));
     bool had_batches = false;
     for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
-      if (loader.is_repeated()) {
-        continue;  // each sample counts once
-      }
-      had_batches = true;
       set_dataloader_idx(i, data);
       const Batch batch = run_.transfer(std::move(*next));
+      if (loader.is_repeated()) {
+        metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, /*batch_size=*/0);
+        go_through([&] { (module.*hooks.step)(batch, batch_idx); });
+        continue;
+      }
+      had_batches = true;
       metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, batch.size());
       call<&C::on_validation_batch_start, &C::on_test_batch_start>(kind, callbacks, batch,
                                                                    batch_idx);
@@ -260,11 +273,12 @@ std::vector<torch::Tensor> EvalLoop::predict(std::vector<EvalData>& data) {
   for (size_t i = 0; i < data.size(); ++i) {
     start(data[i].loader, data[i].num_batches);
     for (int64_t batch_idx = 0; auto next = data[i].loader.next(); ++batch_idx) {
-      if (data[i].loader.is_repeated()) {
-        continue;
-      }
       set_dataloader_idx(i, data);
       const Batch batch = run_.transfer(std::move(*next));
+      if (data[i].loader.is_repeated()) {
+        go_through([&] { module.predict_step(batch, batch_idx); });
+        continue;
+      }
       callbacks.call<&C::on_predict_batch_start>(batch, batch_idx);
       module.on_predict_batch_start(batch, batch_idx);
       torch::Tensor prediction;

@@ -32,8 +32,9 @@ MetricRow from_text(const std::string& text) {
   MetricRow row{.names = header.at("names"),
                 .sizes = header.at("sizes"),
                 .lacks_batches = header.at("lacks_batches")};
-  row.numbers.resize((text.size() - end - 1) / sizeof(double));
-  std::memcpy(row.numbers.data(), text.data() + end + 1, row.numbers.size() * sizeof(double));
+  for (size_t at = end + 1; at < text.size(); at += sizeof(double)) {
+    std::memcpy(&row.numbers.emplace_back(), text.data() + at, sizeof(double));
+  }
   return row;
 }
 

@@ -217,6 +217,9 @@ torch::Tensor Optimization::step(torch::optim::Optimizer& optimizer, const Closu
 void Optimization::unscale(torch::optim::Optimizer& optimizer) {
   if (scaler_) {
     scaler_->unscale(optimizer);
+    if (run_.strategy.sharding() != nullptr) {
+      run_.strategy.all_reduce(scaler_->found_inf(optimizer), ReduceOp::kMax);
+    }
   }
 }
 

@@ -131,13 +131,28 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
   run.module.on_save_checkpoint(user);
   state["user"] = std::move(user);
 
+  Sharding* const sharding = run.strategy.sharding();
+  if (sharding == nullptr && !run.strategy.is_global_zero()) {
+    return;
+  }
+  OfState whole;
+  if (sharding != nullptr) {
+    whole = [&](const torch::Tensor& parameter, const torch::Tensor& of_it) {
+      return sharding->whole_state(parameter, of_it);
+    };
+  }
+  std::vector<safetensors::Tensors> of_optimizers;
+  for (size_t i = 0; i < optimization.num_optimizers(); ++i) {
+    of_optimizers.push_back(optimizer_tensors(run.module, optimization.optimizer(i), whole));
+  }
+  const auto scope = sharding != nullptr ? sharding->whole_parameters() : nullptr;
   if (!run.strategy.is_global_zero()) {
     return;
   }
   CheckpointWriter writer(path);
   writer.add_tensors(kWeights, module_state(run.module));
-  for (size_t i = 0; i < optimization.num_optimizers(); ++i) {
-    writer.add_tensors(optimizer_file(i), optimizer_tensors(run.module, optimization.optimizer(i)));
+  for (size_t i = 0; i < of_optimizers.size(); ++i) {
+    writer.add_tensors(optimizer_file(i), of_optimizers[i]);
   }
   writer.add_text(kState, state.dump(1) + "\n");
   writer.add_text("config.yaml", config::to_yaml(run.hyperparams));
@@ -191,7 +206,15 @@ void SavedRun::restore_loggers(Run& run) const {
   reading(path(), [&] { load_states(run.loggers, state_.at("loggers")); });
 }
 
-void SavedRun::restore_loop(FitLoop& loop, Module& module) const {
+void SavedRun::restore_loop(FitLoop& loop, Run& run) const {
+  Sharding* const sharding = run.strategy.sharding();
+  const auto scope = sharding != nullptr ? sharding->segments() : nullptr;
+  OfState own;
+  if (sharding != nullptr) {
+    own = [&](const torch::Tensor& parameter, const torch::Tensor& whole) {
+      return sharding->own_state(parameter, whole);
+    };
+  }
   reading(path(), [&] {
     loop.load_state_dict(state_.at("loop"));
     const auto& groups = state_.at("optimizers");
@@ -205,7 +228,7 @@ void SavedRun::restore_loop(FitLoop& loop, Module& module) const {
     for (size_t i = 0; i < groups.size(); ++i) {
       auto& optimizer = optimization.optimizer(i);
       const double configured = first_lr(optimizer);
-      load_optimizer(module, optimizer, checkpoint_.tensors(optimizer_file(i)), groups[i]);
+      load_optimizer(run.module, optimizer, checkpoint_.tensors(optimizer_file(i)), groups[i], own);
       tell_of_other_lr(configured, first_lr(optimizer), !optimization.lr_schedulers().empty());
     }
     optimization.show_training_parameters();

@@ -32,7 +32,7 @@ class SavedRun {
   /// Cuts what loggers wrote after the checkpoint.
   void restore_loggers(Run& run) const;
   /// Counters, schedule and optimizer.
-  void restore_loop(FitLoop& loop, Module& module) const;
+  void restore_loop(FitLoop& loop, Run& run) const;
 
  private:
   const CheckpointReader& checkpoint_;

@@ -4,6 +4,7 @@
 
 #include <array>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,23 @@ namespace trainer {
 
 /// kMean: of floating-point numbers only.
 enum class ReduceOp { kSum, kMean, kMin, kMax, kProduct };
+
+/// Of a strategy whose ranks hold slices of the parameters, and of what optimizers keep of them.
+class Sharding {
+ public:
+  virtual ~Sharding() = default;
+  /// While the returned object lives, the module's parameters are ordinary tensors, whole on every
+  /// rank: to be read, or written alike by all. Collective: yes.
+  virtual std::shared_ptr<void> whole_parameters() = 0;
+  /// While the returned object lives, parameters are this rank's one-dimensional segments of them,
+  /// as an optimizer sees them.
+  virtual std::shared_ptr<void> segments() = 0;
+  /// What an optimizer keeps for the elements of a segment, for those of the whole parameter; what
+  /// it keeps otherwise (a step count) stays as it is. Collective: yes.
+  virtual torch::Tensor whole_state(const torch::Tensor& parameter, const torch::Tensor& state) = 0;
+  /// The other way round.
+  virtual torch::Tensor own_state(const torch::Tensor& parameter, const torch::Tensor& whole) = 0;
+};
 
 class Strategy {
  public:
@@ -36,6 +54,13 @@ class Strategy {
 
   /// Moves, broadcasts or shards the module; called before configure_optimizers(). Collective: yes.
   virtual void setup_module(torch::nn::Module& module) = 0;
+
+  /// At the end of a stage: parameters are ordinary tensors again, whole on every rank. Collective:
+  /// yes.
+  virtual void teardown_module(torch::nn::Module& /*module*/) {}
+
+  /// Null where every rank holds whole parameters.
+  virtual Sharding* sharding() { return nullptr; }
 
   /// Makes the gradients of `optimizer` undefined or zero before a window's first backward pass.
   /// The strategy owns how, since gradients may be views into its own storage.

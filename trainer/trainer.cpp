@@ -107,7 +107,7 @@ void Trainer::fit(Module& module, DataModule& data, const CkptPath& ckpt_path) {
     run_->callbacks.call<&C::on_fit_start>();
     module.on_fit_start();
     if (saved != nullptr) {
-      saved->restore_loop(*fit_loop_, module);
+      saved->restore_loop(*fit_loop_, *run_);
       log::info(fmt::format("resuming from {} (epoch {}, step {})", saved->path().string(),
                             progress_.current_epoch, progress_.global_step));
     }
@@ -224,6 +224,7 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
     claim_run_directory(saved ? &*saved : nullptr);
     set_up(saved ? &*saved : nullptr);
     body(saved ? &*saved : nullptr);
+    strategy_->teardown_module(module);
     tear_down(stop_signal_ != 0 ? "interrupted" : "success");
   } catch (const Error& error) {
     tell_of_failure(error);

@@ -254,10 +254,17 @@ void ShardedModule::finish_gradients(std::vector<double>& numbers) {
   }
 }
 
-void ShardedModule::clear_gradient(const torch::Tensor& parameter) {
+std::optional<std::pair<size_t, size_t>> ShardedModule::place_of(
+    const torch::Tensor& parameter) const {
   const auto place = places_.find(parameter.unsafeGetTensorImpl());
-  if (place != places_.end()) {
-    units_[place->second.first]->clear_gradient(place->second.second);
+  return place != places_.end() ? std::optional(place->second) : std::nullopt;
+}
+
+void ShardedModule::clear_gradient(const torch::Tensor& parameter) {
+  if (const auto place = place_of(parameter)) {
+    units_[place->first]->clear_gradient(place->second);
+  } else {
+    parameter.mutable_grad().reset();
   }
 }
 
@@ -273,11 +280,15 @@ void ShardedModule::hide_segments() {
   }
 }
 
-ShardedModule::WholeParameters::WholeParameters(ShardedModule& module) : module_(module) {
-  module_.used_.clear();
-  for (const auto& unit : module_.units_) {
+void ShardedModule::make_whole() {
+  used_.clear();
+  for (const auto& unit : units_) {
     unit->show_plain();
   }
+}
+
+ShardedModule::WholeParameters::WholeParameters(ShardedModule& module) : module_(module) {
+  module_.make_whole();
 }
 
 ShardedModule::WholeParameters::~WholeParameters() {

@@ -57,12 +57,18 @@ class ShardedModule : public ShardedUnit::Owner {
   /// Returns when the gradients of all backward passes so far are reduced, and has every rank know
   /// which parameters got one. `numbers` are summed over the ranks on the way. Collective: yes.
   void finish_gradients(std::vector<double>& numbers);
-  /// Those of this tensor, where it is a parameter of the module.
+  /// Makes those of a parameter undefined, of the module or any other.
   void clear_gradient(const torch::Tensor& parameter);
 
   /// Parameters become this rank's segments of them, with gradients, for an optimizer; and back.
   void show_segments();
   void hide_segments();
+
+  /// At its end: parameters are ordinary tensors again, whole on every rank. Collective: yes.
+  void make_whole();
+
+  /// Unit and index of a parameter of the module, nullopt for another tensor.
+  std::optional<std::pair<size_t, size_t>> place_of(const torch::Tensor& parameter) const;
 
   /// The module's parameters whole, on every rank, for as long as it lives: to read, or to write
   /// the same values on all ranks. Collective: yes.

@@ -290,4 +290,9 @@ void ShardedUnit::hide_plain() {
   show_views();
 }
 
+std::pair<int64_t, int64_t> ShardedUnit::place_of_segment(size_t index) const {
+  const auto [first, count] = segment(parameters_[index]);
+  return {count > 0 ? first - parameters_[index].begin : 0, count};
+}
+
 }  // namespace trainer

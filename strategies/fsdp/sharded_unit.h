@@ -95,6 +95,8 @@ class ShardedUnit : public GuardedStorage {
   /// them. Collective: yes, the first one.
   void show_plain();
   void hide_plain();
+  /// Elements of this rank's segment of a parameter, and where they begin in it.
+  std::pair<int64_t, int64_t> place_of_segment(size_t index) const;
 
  private:
   void touch(bool writes) override;

@@ -5,7 +5,7 @@
 //   ddp_cases OUT [CASE...]
 //
 // DDP_CASES_STOP=N ends after N steps with a checkpoint in OUT/<case>, DDP_CASES_RESUME=FOLDER goes
-// on from the one in FOLDER/<case>.
+// on from the one in FOLDER/<case>. DDP_CASES_STRATEGY names another strategy than "auto".
 
 #include <cstdlib>
 #include <functional>
@@ -341,6 +341,9 @@ void run(const std::string& name, const Case& one, const fs::Path& out) {
   const auto data = one.data();
   TrainerConfig config = one.config;
   config.default_root_dir = (out / name).string();
+  if (const char* strategy = std::getenv("DDP_CASES_STRATEGY")) {
+    config.strategy = strategy;
+  }
   if (const char* stop = std::getenv("DDP_CASES_STOP")) {
     config.max_steps = std::stoll(stop);
     config.enable_checkpointing = true;

@@ -1,4 +1,5 @@
-// 1, 2 and 4 ranks arrive at the weights and metrics of one process on the same global batches.
+// 1, 2 and 4 ranks arrive at the weights and metrics of one process on the same global batches, by
+// DDP and by FSDP.
 
 #include <cmath>
 #include <set>
@@ -23,6 +24,9 @@ class DDPParity : public testing::Test {
     dir() = std::make_unique<TempDir>();
     for (const int ranks : {0, 1, 2, 4}) {
       start(ranks, folder(ranks));
+    }
+    for (const int ranks : {1, 2, 4}) {
+      start(ranks, folder(ranks) / "fsdp", {{"DDP_CASES_STRATEGY", "fsdp"}}, sharded_cases());
     }
   }
   static void TearDownTestSuite() { dir().reset(); }
@@ -51,6 +55,29 @@ class DDPParity : public testing::Test {
     ASSERT_EQ(result.exit_code, 0) << ranks << " ranks\n" << result.out << result.err;
   }
 
+  /// Those that make sense with slices.
+  static const std::vector<std::string>& sharded_cases() {
+    static const std::vector<std::string> all = {"plain",
+                                                 "uneven",
+                                                 "one_left",
+                                                 "accumulation",
+                                                 "clip_norm",
+                                                 "clip_value",
+                                                 "unused",
+                                                 "weighted",
+                                                 "by_hand",
+                                                 "in_turn",
+                                                 "stream",
+                                                 "sync_batchnorm",
+                                                 "digits",
+                                                 "gpt",
+                                                 "float32",
+                                                 "bf16_mixed",
+                                                 "fp16_mixed",
+                                                 "digits_accumulation_clip",
+                                                 "gpt_accumulation_clip"};
+    return all;
+  }
   static stdfs::path folder(int ranks) { return dir()->path() / ("ranks" + std::to_string(ranks)); }
   static safetensors::File result(int ranks, const std::string& name) {
     return safetensors::File(folder(ranks) / (name + ".safetensors"));
@@ -103,6 +130,42 @@ INSTANTIATE_TEST_SUITE_P(Cases, DDPParityInFloat64,
                                          "stream", "sync_batchnorm", "digits",
                                          "digits_accumulation_clip", "gpt",
                                          "gpt_accumulation_clip"));
+
+TEST_F(DDPParity, ShardedRanksEqualOneProcess) {
+  for (const auto& name : sharded_cases()) {
+    const double tolerance = name == "float32"      ? 1e-5
+                             : name == "bf16_mixed" ? 3e-2
+                             : name == "fp16_mixed" ? 1e-2
+                                                    : 1e-12;
+    for (const int ranks : {1, 2, 4}) {
+      expect_same_tensors(safetensors::File(folder(ranks) / "fsdp" / (name + ".safetensors")),
+                          result(0, name), ranks == 1 ? 0 : tolerance,
+                          name + " sharded over " + std::to_string(ranks) + " ranks");
+    }
+  }
+}
+
+TEST_F(DDPParity, AShardedRunIsResumedOnAnotherNumberOfRanksAndByAnotherStrategy) {
+  const std::vector<std::string> cases = {"accumulation", "clip_norm"};
+  const auto stopped = folder(4) / "fsdp" / "stopped";
+  start(4, stopped, {{"DDP_CASES_STOP", "23"}, {"DDP_CASES_STRATEGY", "fsdp"}}, cases);
+  for (const std::string strategy : {"fsdp", "auto"}) {
+    for (const int after : {1, 2, 4}) {
+      const auto out = stopped / (strategy + std::to_string(after));
+      start(after, out, {{"DDP_CASES_RESUME", stopped.string()}, {"DDP_CASES_STRATEGY", strategy}},
+            cases);
+      for (const auto& name : cases) {
+        const bool is_same = strategy == "fsdp" && after == 4;
+        const std::string file = name + ".safetensors";
+        expect_same_tensors(safetensors::File(out / file),
+                            safetensors::File((is_same ? folder(4) / "fsdp" : folder(0)) / file),
+                            is_same ? 0 : 1e-12,
+                            name + " by " + strategy + " on " + std::to_string(after),
+                            is_same ? "" : "weight/");
+      }
+    }
+  }
+}
 
 TEST_F(DDPParity, AResumeOnAnotherNumberOfRanksGoesOnWithTheSameBatches) {
   const std::vector<std::string> cases = {"accumulation", "plain", "stream", "uneven"};

@@ -297,7 +297,7 @@ TEST_F(DDPTest, ModulesThatDifferAreNamed) {
   DDP ddp;
   ddp.set_device(torch::kCPU);
   EXPECT_EQ(thrown<UsageError>([&] { ddp.setup_module(net); }),
-            "DDP: the modules of rank 0 and rank 1 differ: first.weight [4, 3] Float, against "
+            "the modules of rank 0 and rank 1 differ: first.weight [4, 3] Float, against "
             "first.weight [5, 3] Float. Build the same module on every rank.");
 }
 

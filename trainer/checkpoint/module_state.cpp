@@ -45,6 +45,14 @@ std::vector<std::string> parameter_names(const torch::nn::Module& module,
   return result;
 }
 
+std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimizer) {
+  std::vector<torch::Tensor> all;
+  for (const auto& group : optimizer.param_groups()) {
+    all.insert(all.end(), group.params().begin(), group.params().end());
+  }
+  return all;
+}
+
 }  // namespace
 
 safetensors::Tensors module_state(const torch::nn::Module& module) {
@@ -134,13 +142,16 @@ std::string init_module_state(torch::nn::Module& module, const safetensors::File
 }
 
 safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
-                                       const torch::optim::Optimizer& optimizer) {
+                                       const torch::optim::Optimizer& optimizer,
+                                       const OfState& whole) {
   const auto names = parameter_names(module, optimizer);
+  const auto parameters = parameters_of(optimizer);
   const auto state = optimizer_state(optimizer);
   safetensors::Tensors tensors;
   for (size_t i = 0; i < state.parameters.size(); ++i) {
     for (const auto& [key, tensor] : state.parameters[i]) {
-      tensors.emplace_back(names.at(i) + "." + key, tensor);
+      tensors.emplace_back(names.at(i) + "." + key,
+                           whole ? whole(parameters.at(i), tensor) : tensor);
     }
   }
   return tensors;
@@ -151,8 +162,10 @@ nlohmann::json optimizer_groups(const torch::optim::Optimizer& optimizer) {
 }
 
 void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& optimizer,
-                    const safetensors::File& file, const nlohmann::json& groups) {
+                    const safetensors::File& file, const nlohmann::json& groups,
+                    const OfState& own) {
   const auto names = parameter_names(module, optimizer);
+  const auto parameters = parameters_of(optimizer);
   OptimizerState state;
   state.groups = groups;
   state.parameters.resize(names.size());
@@ -169,7 +182,9 @@ void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& op
           "the configuration that the checkpoint was made with.",
           file.path().string(), key));
     }
-    state.parameters[found->second].emplace(key.substr(dot + 1), file.tensor(key));
+    const size_t i = found->second;
+    const auto saved = file.tensor(key);
+    state.parameters[i].emplace(key.substr(dot + 1), own ? own(parameters[i], saved) : saved);
   }
   load_optimizer_state(optimizer, state);
 }

@@ -40,6 +40,12 @@ class GradScaler {
   /// scale. Syncs: no.
   void unscale(torch::optim::Optimizer& optimizer);
 
+  /// Of the unscaled gradients: float32 scalar, above 0 where one is not finite. Ranks that hold
+  /// different gradients take the maximum over all.
+  torch::Tensor& found_inf(const torch::optim::Optimizer& optimizer) {
+    return seen(optimizer).found_inf;
+  }
+
   /// Unscales where that was not done, and makes the next step of `optimizer` change nothing where
   /// one of its gradients is infinite or NaN. An optimizer that is not of trainer::optim must take
   /// undefined gradients as "no update", as LibTorch's do: it is given those. Syncs: no, where the
