@@ -58,7 +58,9 @@ FSDP::FSDP(Init /*init*/) {}
 FSDP::~FSDP() = default;
 
 void FSDP::setup_module(torch::nn::Module& module) {
-  sharded_.reset();
+  if (sharded_ != nullptr) {
+    teardown_module(module);  // an error ended the stage before
+  }
   Distributed::setup_module(module);
   sharded_ = std::make_unique<ShardedModule>(default_units(module), communicator());
 }

@@ -105,8 +105,8 @@ ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& communica
           tensor, std::make_unique<Hook>(*this, units_.size(), i));
     }
     units_.push_back(std::make_unique<ShardedUnit>(unit.name, unit.parameters, *gathers_,
-                                                   *reductions_, buffers_, *this,
-                                                   options.interception));
+                                                   *reductions_, gather_buffers_, gradient_buffers_,
+                                                   *this, options.interception));
     is_root_.push_back(unit.is_root);
   }
 }
@@ -129,23 +129,21 @@ void ShardedModule::before_use(ShardedUnit& unit) {
   } else if (in_backward_) {
     abandon_pass();  // an exception ended that one
   }
-  if (!used_.empty() && used_.back() == &unit && unit.is_gathered()) {
+  if (&unit == last_used_ && unit.is_gathered()) {
     return;
   }
   const GuardedStorage::Unguarded unguarded;
-  std::erase(used_, &unit);
-  evict(unit);  // before the memory for this one is needed
+  free_others(unit);  // before the memory for this one is needed
   unit.finish_gather();
-  used_.push_back(&unit);
+  last_used_ = &unit;
 }
 
-/// Frees units until one is left beside the needed one's room: root units and those at work stay.
-void ShardedModule::evict(const ShardedUnit& needed) {
+/// Root units, and those of the operator at hand, stay.
+void ShardedModule::free_others(const ShardedUnit& needed) {
   for (size_t i = 0; i < units_.size(); ++i) {
     auto& unit = *units_[i];
     if (&unit != &needed && unit.is_gathered() && !is_root_[i] && !unit.is_pinned()) {
       unit.release();
-      std::erase(used_, &unit);
     }
   }
 }
@@ -183,7 +181,6 @@ void ShardedModule::start_ready_reductions() {
       }
       if (!unit.is_pinned() && !is_root_[i]) {
         unit.release();
-        std::erase(used_, &unit);
       }
       unit.start_reduction();
       under_way_.push_back(&unit);
@@ -232,7 +229,7 @@ void ShardedModule::release_all() {
       unit->release();
     }
   }
-  used_.clear();
+  last_used_ = nullptr;
 }
 
 void ShardedModule::finish_gradients(std::vector<double>& numbers) {
@@ -281,14 +278,18 @@ void ShardedModule::hide_segments() {
 }
 
 void ShardedModule::make_whole() {
-  used_.clear();
+  abandon_pass();
+  hide_segments();
   for (const auto& unit : units_) {
     unit->show_plain();
   }
 }
 
 ShardedModule::WholeParameters::WholeParameters(ShardedModule& module) : module_(module) {
-  module_.make_whole();
+  module_.release_all();
+  for (const auto& unit : module_.units_) {
+    unit->show_plain();
+  }
 }
 
 ShardedModule::WholeParameters::~WholeParameters() {

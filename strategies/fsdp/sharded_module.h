@@ -86,7 +86,7 @@ class ShardedModule : public ShardedUnit::Owner {
  private:
   class Hook;
 
-  void evict(const ShardedUnit& needed);
+  void free_others(const ShardedUnit& needed);
   void begin_backward();
   void end_backward();
   void abandon_pass();
@@ -94,13 +94,13 @@ class ShardedModule : public ShardedUnit::Owner {
   void start_ready_reductions();
 
   std::unique_ptr<Communicator> gathers_, reductions_;
-  UnitBuffers buffers_;
+  UnitBuffers gather_buffers_{*gathers_}, gradient_buffers_{*reductions_};
   std::vector<std::unique_ptr<ShardedUnit>> units_;
   std::vector<bool> is_root_;
   std::unordered_map<const void*, std::pair<size_t, size_t>> places_;  // of parameters: unit, index
-  std::vector<const ShardedUnit*> used_;  // gathered ones, the least recently used first
-  size_t next_reduction_ = 0;             // counted from the last unit
-  std::vector<ShardedUnit*> under_way_;   // reductions
+  const ShardedUnit* last_used_ = nullptr;
+  size_t next_reduction_ = 0;            // counted from the last unit
+  std::vector<ShardedUnit*> under_way_;  // reductions
   bool in_backward_ = false;
 };
 

@@ -30,26 +30,33 @@ int64_t numel_of(const std::vector<std::pair<std::string, torch::Tensor>>& param
 
 }  // namespace
 
-torch::Tensor UnitBuffers::take(Communicator& communicator, int64_t numel,
-                                torch::ScalarType dtype) {
-  auto& free = free_[{numel, dtype}];
-  if (free.empty()) {
-    return communicator.empty({numel}, dtype);
+torch::Tensor UnitBuffers::take(int64_t numel, torch::ScalarType dtype) {
+  const auto bytes = numel * static_cast<int64_t>(c10::elementSize(dtype));
+  auto fits = std::find_if(free_.begin(), free_.end(),
+                           [&](const torch::Tensor& one) { return one.numel() >= bytes; });
+  if (fits == free_.end()) {
+    if (!free_.empty()) {
+      free_.pop_back();  // in its place comes a larger one
+    }
+    fits = free_.insert(free_.end(), communicator_.empty({bytes}, torch::kUInt8));
   }
-  auto buffer = std::move(free.back());
-  free.pop_back();
-  return buffer;
+  const auto buffer = std::move(*fits);
+  free_.erase(fits);
+  return buffer.narrow(0, 0, bytes).view(dtype);
 }
 
-void UnitBuffers::give_back(torch::Tensor buffer) {
-  auto& free = free_[{buffer.numel(), buffer.scalar_type()}];
-  free.push_back(std::move(buffer));
+void UnitBuffers::give_back(const torch::Tensor& buffer) {
+  const auto bytes = static_cast<int64_t>(buffer.storage().nbytes());
+  const auto larger = std::find_if(free_.begin(), free_.end(),
+                                   [&](const torch::Tensor& one) { return one.numel() > bytes; });
+  free_.insert(larger, buffer.view(torch::kUInt8).as_strided({bytes}, {1}, 0));
 }
 
 ShardedUnit::ShardedUnit(std::string name,
                          const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
-                         Communicator& gathers, Communicator& reductions, UnitBuffers& buffers,
-                         Owner& owner, Interception way)
+                         Communicator& gathers, Communicator& reductions,
+                         UnitBuffers& gather_buffers, UnitBuffers& gradient_buffers, Owner& owner,
+                         Interception way)
     : GuardedStorage(way,
                      static_cast<size_t>(numel_of(parameters, gathers.size())) *
                          parameters.front().second.element_size(),
@@ -57,7 +64,8 @@ ShardedUnit::ShardedUnit(std::string name,
       name_(std::move(name)),
       gathers_(gathers),
       reductions_(reductions),
-      buffers_(buffers),
+      gather_buffers_(gather_buffers),
+      gradient_buffers_(gradient_buffers),
       owner_(owner),
       numel_(numel_of(parameters, gathers.size())) {
   const torch::NoGradGuard no_grad;
@@ -109,7 +117,7 @@ void ShardedUnit::start_gather() {
   for (const auto& parameter : parameters_) {
     check_place(parameter);
   }
-  buffer_ = buffers_.take(gathers_, numel_, dtype());
+  buffer_ = gather_buffers_.take(numel_, dtype());
   gather_ = gathers_.all_gather_async(buffer_, shard_);
 }
 
@@ -135,7 +143,7 @@ void ShardedUnit::release() {
     was_written_ = false;
   }
   drop_contents(fmt::format("FSDP: a parameter of unit '{}' was read while it is sharded", name_));
-  buffers_.give_back(std::move(buffer_));
+  gather_buffers_.give_back(buffer_);
   buffer_.reset();
 }
 
@@ -161,7 +169,7 @@ void ShardedUnit::add_gradient(size_t index) {
         parameter.name));
   }
   if (!gradient_.defined()) {
-    gradient_ = buffers_.take(reductions_, numel_, dtype()).zero_();
+    gradient_ = gradient_buffers_.take(numel_, dtype()).zero_();
   }
   const auto slot = gradient_.narrow(0, parameter.begin, parameter.numel).view(parameter.sizes);
   if (parameter.got_gradient) {
@@ -174,29 +182,39 @@ void ShardedUnit::add_gradient(size_t index) {
   gradient.reset();
 }
 
+bool ShardedUnit::has_gradient() const {
+  return std::any_of(parameters_.begin(), parameters_.end(),
+                     [](const auto& parameter) { return parameter.has_gradient; });
+}
+
 void ShardedUnit::start_reduction() {
   const torch::NoGradGuard no_grad;
   if (!gradient_.defined()) {
-    gradient_ = buffers_.take(reductions_, numel_, dtype()).zero_();
+    gradient_ = gradient_buffers_.take(numel_, dtype()).zero_();
   }
-  reduced_ = buffers_.take(reductions_, shard_.numel(), dtype());
-  reduction_ = reductions_.reduce_scatter_async(reduced_, gradient_, ReduceOp::kMean);
+  if (!shard_gradient_.defined()) {
+    shard_gradient_ = reductions_.empty({shard_.numel()}, dtype());
+  }
+  if (has_gradient()) {
+    reduced_ = gradient_buffers_.take(shard_.numel(), dtype());
+  }
+  reduction_ = reductions_.reduce_scatter_async(reduced_.defined() ? reduced_ : shard_gradient_,
+                                                gradient_, ReduceOp::kMean);
+  is_reducing_ = true;
 }
 
 void ShardedUnit::finish_reduction() {
-  if (!reduced_.defined()) {
+  if (!std::exchange(is_reducing_, false)) {
     return;
   }
   reduction_.wait();
   reduction_ = Work();
-  const torch::NoGradGuard no_grad;
-  if (shard_gradient_.defined()) {
+  if (reduced_.defined()) {
+    const torch::NoGradGuard no_grad;
     shard_gradient_.add_(reduced_);
-    buffers_.give_back(std::move(reduced_));
-  } else {
-    shard_gradient_ = std::move(reduced_);
+    gradient_buffers_.give_back(reduced_);
+    reduced_.reset();
   }
-  reduced_.reset();
   for (auto& parameter : parameters_) {
     parameter.has_gradient |= parameter.got_gradient;
   }
@@ -205,7 +223,7 @@ void ShardedUnit::finish_reduction() {
 
 void ShardedUnit::drop_gradients() {
   if (gradient_.defined()) {
-    buffers_.give_back(std::move(gradient_));
+    gradient_buffers_.give_back(gradient_);
     gradient_.reset();
   }
   for (auto& parameter : parameters_) {
@@ -222,19 +240,11 @@ void ShardedUnit::begin_pass() {
 void ShardedUnit::clear_gradient(size_t index) {
   auto& parameter = parameters_[index];
   parameter.tensor.mutable_grad().reset();
-  if (!std::exchange(parameter.has_gradient, false) || !shard_gradient_.defined()) {
-    return;
+  if (std::exchange(parameter.has_gradient, false) && has_gradient()) {
+    const torch::NoGradGuard no_grad;  // those of the others are added to
+    const auto [first, count] = segment(parameter);
+    shard_gradient_.narrow(0, first - gathers_.rank() * shard_.numel(), count).zero_();
   }
-  const bool is_last = std::none_of(parameters_.begin(), parameters_.end(),
-                                    [](const auto& one) { return one.has_gradient; });
-  if (is_last) {
-    buffers_.give_back(std::move(shard_gradient_));
-    shard_gradient_.reset();
-    return;
-  }
-  const torch::NoGradGuard no_grad;
-  const auto [first, count] = segment(parameter);
-  shard_gradient_.narrow(0, first - gathers_.rank() * shard_.numel(), count).zero_();
 }
 
 void ShardedUnit::show_segments() {

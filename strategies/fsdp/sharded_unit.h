@@ -4,8 +4,6 @@
 // Source: Zhao et al. 2023, arXiv:2304.11277, sec. 4.2 (FlatParameter).
 
 #include <cstdint>
-#include <map>
-#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,15 +15,17 @@
 
 namespace trainer {
 
-/// Buffers of whole units, used again: in memory where collectives need no copy.
+/// Buffers for whole units, used again: never more of them than were needed at a time. They lie in
+/// memory where the communicator's operations need no copy.
 class UnitBuffers {
  public:
-  torch::Tensor take(Communicator& communicator, int64_t numel, torch::ScalarType dtype);
-  void give_back(torch::Tensor buffer);
-  void clear() { free_.clear(); }
+  explicit UnitBuffers(Communicator& communicator) : communicator_(communicator) {}
+  torch::Tensor take(int64_t numel, torch::ScalarType dtype);
+  void give_back(const torch::Tensor& buffer);
 
  private:
-  std::map<std::pair<int64_t, torch::ScalarType>, std::vector<torch::Tensor>> free_;
+  Communicator& communicator_;
+  std::vector<torch::Tensor> free_;  // of bytes, the smallest first
 };
 
 class ShardedUnit : public GuardedStorage {
@@ -49,8 +49,8 @@ class ShardedUnit : public GuardedStorage {
   /// unit. References must outlive it.
   ShardedUnit(std::string name,
               const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
-              Communicator& gathers, Communicator& reductions, UnitBuffers& buffers, Owner& owner,
-              Interception way);
+              Communicator& gathers, Communicator& reductions, UnitBuffers& gather_buffers,
+              UnitBuffers& gradient_buffers, Owner& owner, Interception way);
 
   const std::string& name() const { return name_; }
   const std::vector<Parameter>& parameters() const { return parameters_; }
@@ -74,7 +74,6 @@ class ShardedUnit : public GuardedStorage {
   void add_gradient(size_t index);
   /// Parameters that want one and did not get it in this pass.
   int64_t num_missing() const { return num_missing_; }
-  bool has_gradients() const { return gradient_.defined(); }
   bool wants_gradients() const;
   /// The mean over the ranks of the gradients of this pass; parameters without count as zeros.
   /// Collective: yes.
@@ -100,6 +99,7 @@ class ShardedUnit : public GuardedStorage {
 
  private:
   void touch(bool writes) override;
+  bool has_gradient() const;
   void show_views();
   void check_place(const Parameter& parameter) const;
   std::pair<int64_t, int64_t> segment(const Parameter& parameter) const;
@@ -108,18 +108,20 @@ class ShardedUnit : public GuardedStorage {
   std::vector<Parameter> parameters_;
   Communicator& gathers_;
   Communicator& reductions_;
-  UnitBuffers& buffers_;
+  UnitBuffers& gather_buffers_;
+  UnitBuffers& gradient_buffers_;
   Owner& owner_;
   int64_t numel_ = 0;
   torch::Tensor shard_;           // this rank's slice
-  torch::Tensor shard_gradient_;  // its mean over the ranks
+  torch::Tensor shard_gradient_;  // the mean over the ranks, where a parameter has one
   torch::Tensor buffer_;          // the whole, while it is there or on its way
   Work gather_;
   torch::Tensor gradient_;  // of the whole, in the backward pass at hand
-  torch::Tensor reduced_;
+  torch::Tensor reduced_;   // of this pass, where earlier ones left a gradient
   torch::Tensor plain_;
   Work reduction_;
   int64_t num_missing_ = 0;
+  bool is_reducing_ = false;
   bool was_written_ = false;
   bool shows_segments_ = false;
 };

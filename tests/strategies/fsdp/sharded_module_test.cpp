@@ -3,6 +3,7 @@
 
 #include <strategies/fsdp/sharded_module.h>
 
+#include <fstream>
 #include <functional>
 
 #include <gtest/gtest.h>
@@ -325,6 +326,65 @@ TEST_P(ShardedModuleTest, AnErrorInAPassLeavesTheNextOneWhole) {
     for (const auto& parameter : unit->parameters()) {
       EXPECT_TRUE(parameter.has_gradient) << parameter.name;
     }
+  }
+}
+
+TEST_P(ShardedModuleTest, ParametersAreOrdinaryAgainAlsoAfterAnError) {
+  auto layers = linears(3);
+  layers->to(torch::kFloat64);
+  for (const auto& parameter : layers->parameters()) {
+    comm().broadcast(parameter);
+  }
+  std::vector<torch::Tensor> before;
+  for (const auto& parameter : layers->parameters()) {
+    before.push_back(parameter.detach().clone());
+  }
+  {
+    ShardedModule sharded(default_units(*layers), comm(), options());
+    auto loss = layers->forward(numbers({4, 8}, rank())).pow(2).mean();
+    loss.register_hook(
+        [](const torch::Tensor&) -> torch::Tensor { throw std::runtime_error("boom"); });
+    EXPECT_ANY_THROW(loss.backward());
+    std::vector<double> none;
+    sharded.finish_gradients(none);
+    sharded.show_segments();
+    sharded.make_whole();
+  }
+  const auto after = layers->parameters();
+  for (size_t i = 0; i < before.size(); ++i) {
+    EXPECT_TRUE(torch::equal(after[i], before[i])) << i;
+    EXPECT_NE(after[i].data_ptr(), nullptr);
+  }
+}
+
+/// One buffer for what is gathered and one for gradients, however many sizes the units have.
+TEST_P(ShardedModuleTest, UnitsOfDifferentSizesShareBuffers) {
+  nn::Sequential layers;
+  for (int64_t i = 0; i < 8; ++i) {
+    layers->push_back(nn::Linear(100 + 100 * i, 200 + 100 * i));
+  }
+  int64_t whole = 0;
+  for (const auto& parameter : layers->parameters()) {
+    whole += static_cast<int64_t>(parameter.nbytes());
+  }
+  const auto shared_bytes = [] {
+    std::ifstream status("/proc/self/status");
+    for (std::string line; std::getline(status, line);) {
+      if (line.starts_with("RssShmem:")) {
+        return std::stoll(line.substr(9)) * 1024;
+      }
+    }
+    return 0LL;
+  };
+  const auto before = shared_bytes();
+  ShardedModule sharded(default_units(*layers), comm(), options());
+  for (int i = 0; i < 2; ++i) {
+    layers->forward(torch::ones({2, 100})).sum().backward();
+  }
+  const int64_t largest = 4 * (900 * 800 + 900);
+  const int64_t own = 2 * whole / size() + 3 * largest;  // slices and their gradients, and buffers
+  if (size() == 2) {  // of more, this process sees what others have written, too
+    EXPECT_LE(shared_bytes() - before, 2 * own);
   }
 }
 
