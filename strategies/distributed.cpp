@@ -88,23 +88,20 @@ void Distributed::broadcast_buffers(torch::nn::Module& module) {
 
 void Distributed::set_step_numbers(const StepNumbers& numbers) {
   numbers_ = numbers;
-  numbers_rode_ = false;
+  sums_.reset();
 }
 
-void Distributed::set_step_number_sums(const StepNumbers& sums) {
-  numbers_ = sums;
-  numbers_rode_ = true;
-}
+void Distributed::set_step_number_sums(const StepNumbers& sums) { sums_ = sums; }
 
 Strategy::StepNumbers Distributed::take_step_numbers() {
-  if (!numbers_rode_) {
+  if (!sums_) {
     auto numbers = torch::zeros({static_cast<int64_t>(numbers_.size())}, torch::kFloat64);
     std::copy(numbers_.begin(), numbers_.end(), numbers.mutable_data_ptr<double>());
     host_communicator().all_reduce(numbers);
-    std::copy_n(numbers.const_data_ptr<double>(), numbers_.size(), numbers_.begin());
-    numbers_rode_ = true;
+    sums_.emplace();
+    std::copy_n(numbers.const_data_ptr<double>(), numbers_.size(), sums_->begin());
   }
-  return numbers_;
+  return *sums_;
 }
 
 void Distributed::set_batch_counts(bool counts) {

@@ -48,8 +48,8 @@ class Distributed : public SingleDevice {
   std::unique_ptr<Communicator> host_communicator_;  // where communicator_ is that of GPUs
   bool syncs_batchnorm_ = false;
   std::optional<SyncBatchNorm> sync_batch_norm_;
-  bool numbers_rode_ = false;  // since set_step_numbers()
-  StepNumbers numbers_ = {};
+  StepNumbers numbers_ = {};              // this rank's
+  std::optional<StepNumbers> sums_ = {};  // since set_step_numbers()
 };
 
 }  // namespace trainer

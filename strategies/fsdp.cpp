@@ -58,17 +58,19 @@ FSDP::FSDP(Init /*init*/) {}
 FSDP::~FSDP() = default;
 
 void FSDP::setup_module(torch::nn::Module& module) {
-  if (sharded_ != nullptr) {
-    teardown_module(module);  // an error ended the stage before
-  }
+  teardown_module(module);
   Distributed::setup_module(module);
   sharded_ = std::make_unique<ShardedModule>(default_units(module), communicator());
 }
 
 void FSDP::teardown_module(torch::nn::Module&) {
-  sharded_->make_whole();
-  sharded_.reset();
+  if (sharded_ != nullptr) {
+    sharded_->make_whole();
+    sharded_.reset();
+  }
 }
+
+void FSDP::end_step() { sharded_->hide_segments(); }
 
 void FSDP::zero_gradients(torch::optim::Optimizer& optimizer) {
   for (const auto& group : optimizer.param_groups()) {
@@ -101,7 +103,7 @@ torch::Tensor FSDP::optimizer_step(torch::optim::Optimizer& optimizer, const Clo
   const torch::Tensor loss = closure ? closure() : torch::Tensor();
   sharded_->show_segments();
   optimizer.step();
-  sharded_->hide_segments();
+  end_step();
   return loss;
 }
 

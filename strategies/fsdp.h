@@ -43,6 +43,7 @@ class FSDP : public Distributed, private Sharding {
   /// Evaluates the closure once, before the update. Throws UsageError for an optimizer that needs
   /// whole tensors.
   torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer, const Closure& closure) override;
+  void end_step() override;
 
  private:
   std::shared_ptr<void> whole_parameters() override;

@@ -203,6 +203,7 @@ bool FitLoop::train_batch(Batch cpu_batch, const TrainingData::Place& place) {
   }
   const auto loss =
       module_.automatic_optimization() ? optimize(batch, place) : optimize_by_hand(batch, place);
+  strategy_.end_step();
   if (place.is_last) {
     hear_ranks();
   }

@@ -172,9 +172,10 @@ void Optimization::backward(const torch::Tensor& loss) {
   run_.module.on_after_backward();
 }
 
-/// Nothing to do where no backward pass ran since the last one: clip and step both ask for it.
+/// Nothing to do where no backward pass ran since the last one: clip and step both ask for it. But a
+/// strategy that shards shows gradients only from here to the end of an optimizer's step.
 void Optimization::finish_gradient_sync() {
-  if (std::exchange(backward_ran_, false)) {
+  if (std::exchange(backward_ran_, false) || run_.strategy.sharding() != nullptr) {
     run_.strategy.finish_gradient_sync();
   }
 }

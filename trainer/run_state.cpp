@@ -138,7 +138,8 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
   OfState whole;
   if (sharding != nullptr) {
     whole = [&](const torch::Tensor& parameter, const torch::Tensor& of_it) {
-      return sharding->whole_state(parameter, of_it);
+      const auto tensor = sharding->whole_state(parameter, of_it);
+      return run.strategy.is_global_zero() ? tensor : torch::Tensor();
     };
   }
   std::vector<safetensors::Tensors> of_optimizers;

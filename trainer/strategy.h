@@ -55,8 +55,8 @@ class Strategy {
   /// Moves, broadcasts or shards the module; called before configure_optimizers(). Collective: yes.
   virtual void setup_module(torch::nn::Module& module) = 0;
 
-  /// At the end of a stage: parameters are ordinary tensors again, whole on every rank. Collective:
-  /// yes.
+  /// At the end of a stage, and before one that follows an error: parameters are ordinary tensors
+  /// again, whole on every rank. Collective: yes.
   virtual void teardown_module(torch::nn::Module& /*module*/) {}
 
   /// Null where every rank holds whole parameters.
@@ -82,6 +82,9 @@ class Strategy {
   /// Runs the optimizer's step; `closure` evaluates loss and gradients. Returns the closure's loss.
   virtual torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer,
                                        const Closure& closure) = 0;
+
+  /// After the update of a batch, also where it was left out.
+  virtual void end_step() {}
 
   /// A few numbers that every rank should know the sum of, whenever it costs nothing.
   using StepNumbers = std::array<double, 8>;

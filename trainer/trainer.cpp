@@ -307,6 +307,7 @@ void Trainer::tell_of_failure(const std::exception& error) {
 }
 
 void Trainer::set_up(const SavedRun* saved) {
+  strategy_->teardown_module(run_->module);
   if (saved != nullptr) {
     if (stage_ == Stage::kFit && global_seed() != saved->seed()) {
       log::warning(

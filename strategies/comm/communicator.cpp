@@ -74,16 +74,20 @@ bool agreement_is_checked() {
 
 }  // namespace
 
-std::string Collective::describe() const {
+Collective::Form Collective::form() const {
   const auto& tensor = input.defined() ? input : output;
+  return {kind, op, root, tensor.scalar_type(), tensor.numel(), tag};
+}
+
+std::string Collective::Form::describe() const {
   std::string text = name(kind);
   if (reduces(kind)) {
     text += fmt::format(" ({})", name(op));
   } else if (kind == Kind::kBroadcast) {
     text += fmt::format(" from rank {}", root);
   }
-  return text +
-         fmt::format(" of {} {} elements", tensor.numel(), c10::toString(tensor.scalar_type()));
+  text += fmt::format(" of {} {} elements", numel, c10::toString(dtype));
+  return tag == 0 ? text : text + fmt::format(" (tag {})", tag);
 }
 
 void Communicator::check_tensor(const torch::Tensor& tensor, const char* operation) const {
@@ -105,7 +109,7 @@ void Communicator::check_tensor(const torch::Tensor& tensor, const char* operati
 }
 
 void Communicator::check(const Collective& collective) {
-  const auto& [kind, output, input, op, root] = collective;
+  const auto& [kind, output, input, op, root, tag] = collective;
   const char* const operation = name(kind);
   check_tensor(output, operation);
   if (input.defined()) {
@@ -221,8 +225,10 @@ void Communicator::all_gather(const torch::Tensor& output, const torch::Tensor& 
   run(collective);
 }
 
-Work Communicator::all_gather_async(const torch::Tensor& output, const torch::Tensor& input) {
-  const Collective collective{Kind::kAllGather, output, input};
+Work Communicator::all_gather_async(const torch::Tensor& output, const torch::Tensor& input,
+                                    int64_t tag) {
+  const Collective collective{
+      .kind = Kind::kAllGather, .output = output, .input = input, .tag = tag};
   check(collective);
   return start(collective);
 }

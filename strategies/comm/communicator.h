@@ -38,9 +38,22 @@ struct Collective {
   torch::Tensor input = {};
   ReduceOp op = ReduceOp::kSum;
   int root = 0;
+  int64_t tag = 0;
 
-  /// "all_reduce (sum) of 6553600 Float elements".
-  std::string describe() const;
+  /// What ranks have to agree on.
+  struct Form {
+    Kind kind = Kind::kAllReduce;
+    ReduceOp op = ReduceOp::kSum;
+    int root = 0;
+    torch::ScalarType dtype = torch::kFloat32;
+    int64_t numel = 0;
+    int64_t tag = 0;
+    bool operator==(const Form&) const = default;
+    /// "all_reduce (sum) of 6553600 Float elements".
+    std::string describe() const;
+  };
+  Form form() const;
+  std::string describe() const { return form().describe(); }
 };
 
 /// An operation that was started. Copies stand for the same one.
@@ -100,7 +113,8 @@ class Communicator {
   /// `output` is size() equal parts; part r gets the `input` of rank r. `input` may be part rank()
   /// of `output` itself.
   void all_gather(const torch::Tensor& output, const torch::Tensor& input);
-  Work all_gather_async(const torch::Tensor& output, const torch::Tensor& input);
+  /// `tag` says what is gathered, where ranks could disagree on that by mistake.
+  Work all_gather_async(const torch::Tensor& output, const torch::Tensor& input, int64_t tag = 0);
   /// The inputs of all ranks, in their order; their shapes may differ, also in the number of
   /// dimensions.
   std::vector<torch::Tensor> all_gather_uneven(const torch::Tensor& input);

@@ -334,7 +334,7 @@ void NCCLCommunicator::run(const Collective& collective) { start(collective).wai
 
 /// Puts the operation on the current stream.
 void NCCLCommunicator::enqueue(const Collective& collective) {
-  const auto& [kind, output, input, op, root] = collective;
+  const auto& [kind, output, input, op, root, tag] = collective;
   ncclComm_t const comm = link_->comm();
   cudaStream_t const stream = link_->stream().stream();
   const auto check = [&](ncclResult_t result) {

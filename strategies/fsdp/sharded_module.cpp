@@ -161,6 +161,13 @@ void ShardedModule::begin_backward() {
 void ShardedModule::on_gradient(size_t unit, size_t index) {
   const GuardedStorage::Unguarded unguarded;
   begin_backward();
+  if (units_.size() - 1 - unit < next_reduction_) {
+    throw UsageError(fmt::format(
+        "FSDP: '{}' got a second gradient in one backward pass, after the first one had "
+        "gone off to the other ranks. Use a layer whose backward pass runs another one "
+        "(activation checkpointing) once in a forward pass.",
+        units_[unit]->parameters()[index].name));
+  }
   units_[unit]->add_gradient(index);
   start_ready_reductions();
   reductions_->poll();
@@ -175,8 +182,13 @@ void ShardedModule::start_ready_reductions() {
       if (unit.num_missing() > 0) {
         return;
       }
+      // One at a time, for its memory. But it is not waited for: another rank may begin it at the
+      // end of its pass only, for which it needs units of this one.
       if (!under_way_.empty()) {
-        under_way_.back()->finish_reduction();  // one at a time, for its memory
+        if (!under_way_.back()->reduction_is_done()) {
+          return;
+        }
+        under_way_.back()->finish_reduction();
         under_way_.clear();
       }
       if (!unit.is_pinned() && !is_root_[i]) {
@@ -286,6 +298,7 @@ void ShardedModule::make_whole() {
 }
 
 ShardedModule::WholeParameters::WholeParameters(ShardedModule& module) : module_(module) {
+  module_.hide_segments();
   module_.release_all();
   for (const auto& unit : module_.units_) {
     unit->show_plain();

@@ -117,8 +117,10 @@ void ShardedUnit::start_gather() {
   for (const auto& parameter : parameters_) {
     check_place(parameter);
   }
-  buffer_ = gather_buffers_.take(numel_, dtype());
-  gather_ = gathers_.all_gather_async(buffer_, shard_);
+  const auto buffer = gather_buffers_.take(numel_, dtype());
+  const auto tag = static_cast<int64_t>(std::hash<std::string>()(name_) >> 32);
+  gather_ = gathers_.all_gather_async(buffer, shard_, tag);
+  buffer_ = buffer;
 }
 
 void ShardedUnit::finish_gather() {
@@ -182,11 +184,6 @@ void ShardedUnit::add_gradient(size_t index) {
   gradient.reset();
 }
 
-bool ShardedUnit::has_gradient() const {
-  return std::any_of(parameters_.begin(), parameters_.end(),
-                     [](const auto& parameter) { return parameter.has_gradient; });
-}
-
 void ShardedUnit::start_reduction() {
   const torch::NoGradGuard no_grad;
   if (!gradient_.defined()) {
@@ -195,7 +192,15 @@ void ShardedUnit::start_reduction() {
   if (!shard_gradient_.defined()) {
     shard_gradient_ = reductions_.empty({shard_.numel()}, dtype());
   }
-  if (has_gradient()) {
+  // Ranks need not agree on which parameters have a gradient, so it is not asked for.
+  const auto is_cleared = [](const auto& parameter) { return parameter.is_cleared; };
+  if (!std::all_of(parameters_.begin(), parameters_.end(), is_cleared)) {
+    for (const auto& parameter : parameters_) {
+      if (parameter.is_cleared) {
+        const auto [first, count] = segment(parameter);
+        shard_gradient_.narrow(0, first - gathers_.rank() * shard_.numel(), count).zero_();
+      }
+    }
     reduced_ = gradient_buffers_.take(shard_.numel(), dtype());
   }
   reduction_ = reductions_.reduce_scatter_async(reduced_.defined() ? reduced_ : shard_gradient_,
@@ -217,6 +222,7 @@ void ShardedUnit::finish_reduction() {
   }
   for (auto& parameter : parameters_) {
     parameter.has_gradient |= parameter.got_gradient;
+    parameter.is_cleared = false;
   }
   drop_gradients();
 }
@@ -232,6 +238,7 @@ void ShardedUnit::drop_gradients() {
 }
 
 void ShardedUnit::begin_pass() {
+  drop_gradients();  // of a pass that an error ended
   num_missing_ = std::count_if(parameters_.begin(), parameters_.end(), [](const auto& parameter) {
     return parameter.tensor.requires_grad();
   });
@@ -240,11 +247,8 @@ void ShardedUnit::begin_pass() {
 void ShardedUnit::clear_gradient(size_t index) {
   auto& parameter = parameters_[index];
   parameter.tensor.mutable_grad().reset();
-  if (std::exchange(parameter.has_gradient, false) && has_gradient()) {
-    const torch::NoGradGuard no_grad;  // those of the others are added to
-    const auto [first, count] = segment(parameter);
-    shard_gradient_.narrow(0, first - gathers_.rank() * shard_.numel(), count).zero_();
-  }
+  parameter.has_gradient = false;
+  parameter.is_cleared = true;
 }
 
 void ShardedUnit::show_segments() {

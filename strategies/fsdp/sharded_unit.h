@@ -35,7 +35,8 @@ class ShardedUnit : public GuardedStorage {
     torch::Tensor tensor;  // the module's
     std::vector<int64_t> sizes;
     int64_t begin = 0, numel = 0;
-    bool has_gradient = false;  // in shard_gradient()
+    bool is_cleared = true;     // what the slice of gradients holds of it does not count
+    bool has_gradient = false;  // for the optimizer
     bool got_gradient = false;  // in the backward pass at hand, on this rank
   };
   /// What it asks for before operators touch it.
@@ -78,6 +79,7 @@ class ShardedUnit : public GuardedStorage {
   /// The mean over the ranks of the gradients of this pass; parameters without count as zeros.
   /// Collective: yes.
   void start_reduction();
+  bool reduction_is_done() { return reduction_.is_done(); }
   /// Adds it to what this rank's slice has.
   void finish_reduction();
   /// Forgets the pass at hand.
@@ -99,7 +101,6 @@ class ShardedUnit : public GuardedStorage {
 
  private:
   void touch(bool writes) override;
-  bool has_gradient() const;
   void show_views();
   void check_place(const Parameter& parameter) const;
   std::pair<int64_t, int64_t> segment(const Parameter& parameter) const;

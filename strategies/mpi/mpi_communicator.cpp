@@ -104,7 +104,7 @@ void MPICommunicator::run(const Collective& collective) {
   if (!engine_->queue.empty()) {
     engine_->drain();
   }
-  const auto& [kind, output, input, op, root] = collective;
+  const auto& [kind, output, input, op, root, tag] = collective;
   const auto dtype = output.scalar_type();
   const bool is_shared = engine_->rendezvous != nullptr && output.nbytes() >= kSharedBytes;
   const auto check = [&](int code) {

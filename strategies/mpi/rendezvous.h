@@ -14,6 +14,7 @@
 
 #include <mpi.h>
 
+#include <strategies/comm/communicator.h>
 #include <strategies/mpi/node_memory.h>
 
 namespace trainer {
@@ -24,6 +25,7 @@ class Rendezvous {
   /// bytes from one rank's part of it to the next one's.
   struct Tensors {
     int64_t input = 0, input_stride = 0, output = 0, output_stride = 0;
+    Collective::Form form = {};  // of the operation, which has to be the same on all
   };
 
   /// Null, on all ranks, where they share no memory. Collective: yes.

@@ -6,8 +6,11 @@
 #include <utility>
 
 #include <ATen/record_function.h>
+#include <fmt/format.h>
 
 #include <strategies/mpi/reduce_kernel.h>
+#include <trainer/core/error.h>
+#include <trainer/core/host.h>
 
 namespace trainer {
 namespace {
@@ -55,7 +58,7 @@ SharedOperation::SharedOperation(std::shared_ptr<MPIEngine> engine, Collective c
 }
 
 bool SharedOperation::overlaps(const MPIOperation& other) const {
-  const auto& [kind, output, input, op, root] = other.what();
+  const auto& [kind, output, input, op, root, tag] = other.what();
   return overlap(what_.output, output) || overlap(what_.output, input) ||
          overlap(what_.input, output);
 }
@@ -73,7 +76,10 @@ bool SharedOperation::advance(bool is_first, bool is_waiting) {
       open_piece();
     }
     if (!is_ready_) {
-      is_ready_ = rendezvous_.is_ready(ticket());
+      if (rendezvous_.is_ready(ticket())) {
+        check_same();
+        is_ready_ = true;
+      }
       // The last one to come is behind: a rank that waits begins, before this one does its share.
       if (!is_ready_ || !is_waiting) {
         return false;
@@ -95,6 +101,19 @@ bool SharedOperation::advance(bool is_first, bool is_waiting) {
   return true;
 }
 
+/// Ranks that took different ways through the code would work on each other's memory.
+void SharedOperation::check_same() const {
+  for (int r = 0; r < engine_->size; ++r) {
+    const auto& theirs = rendezvous_.tensors(ticket(), r).form;
+    if (theirs != what_.form()) {
+      throw CommError(fmt::format(
+          "{} is at {}, rank {} at {}. Let every rank call the same operations in the same order, "
+          "and with FSDP the same layers.",
+          rank_name(engine_->rank, engine_->size), what_.describe(), r, theirs.describe()));
+    }
+  }
+}
+
 void SharedOperation::open_piece() {
   RECORD_FUNCTION("trainer::send", c10::ArrayRef<const c10::IValue>{});  // for LibTorch's profiler
   begin_ = piece_ * piece_length_;
@@ -109,7 +128,8 @@ void SharedOperation::open_piece() {
   if (what_.kind != Kind::kBroadcast || what_.root == engine_->rank) {
     copy_in(input);
   }
-  rendezvous_.publish(ticket(), {input.offset, input.stride, output_.offset, output_.stride});
+  rendezvous_.publish(ticket(),
+                      {input.offset, input.stride, output_.offset, output_.stride, what_.form()});
   is_open_ = true;
 }
 

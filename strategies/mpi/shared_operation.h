@@ -37,6 +37,7 @@ class SharedOperation : public MPIOperation {
   void copy_in(const Tensor& tensor);
   void copy_out(const Tensor& tensor);
   bool overlaps(const MPIOperation& other) const;
+  void check_same() const;
   void open_piece();
   void close_piece();
   void finish();

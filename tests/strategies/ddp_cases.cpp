@@ -193,6 +193,29 @@ class ByHandModule : public CaseModule {
   }
 };
 
+/// One backward pass for two optimizers.
+class TwoStepsModule : public CaseModule {
+  bool automatic_optimization() const override { return false; }
+  OptimizerConfig configure_optimizers() override {
+    return {OptimizerConfig(std::make_unique<optim::SGD>(fc1_->parameters(), 0.05)),
+            OptimizerConfig(std::make_unique<optim::AdamW>(fc2_->parameters(),
+                                                           optim::AdamWOptions(0.01).eps(1e-4)))};
+  }
+  torch::Tensor training_step(const Batch& batch, int64_t) override {
+    auto [x, y] = batch.unpack<2>();
+    auto first = optimizer(0);
+    auto second = optimizer(1);
+    first.zero_grad();
+    second.zero_grad();
+    auto loss = F::cross_entropy(forward(x), y);
+    manual_backward(loss);
+    first.step();
+    second.clip_by_norm(0.05);
+    second.step();
+    return loss;
+  }
+};
+
 class InTurnModule : public CaseModule {
   OptimizerConfig configure_optimizers() override {
     return {OptimizerConfig(std::make_unique<optim::SGD>(fc1_->parameters(), 0.05)).frequency(1),
@@ -285,6 +308,10 @@ std::map<std::string, Case> cases() {
   });
   add("by_hand", [&](Case& c) {
     c.module = make<ByHandModule>;
+    uneven(c);
+  });
+  add("two_steps", [&](Case& c) {
+    c.module = make<TwoStepsModule>;
     uneven(c);
   });
   add("in_turn", [](Case& c) { c.module = make<InTurnModule>; });

@@ -65,6 +65,7 @@ class DDPParity : public testing::Test {
                                                  "clip_value",
                                                  "unused",
                                                  "weighted",
+                                                 "two_steps",
                                                  "by_hand",
                                                  "in_turn",
                                                  "stream",
@@ -126,8 +127,8 @@ TEST_P(DDPParityInFloat64, EqualsOneProcess) { expect_same(GetParam(), GetParam(
 
 INSTANTIATE_TEST_SUITE_P(Cases, DDPParityInFloat64,
                          testing::Values("plain", "uneven", "one_left", "accumulation", "clip_norm",
-                                         "clip_value", "unused", "weighted", "by_hand", "in_turn",
-                                         "stream", "sync_batchnorm", "digits",
+                                         "clip_value", "unused", "weighted", "by_hand", "two_steps",
+                                         "in_turn", "stream", "sync_batchnorm", "digits",
                                          "digits_accumulation_clip", "gpt",
                                          "gpt_accumulation_clip"));
 

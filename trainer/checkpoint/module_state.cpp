@@ -150,8 +150,10 @@ safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
   safetensors::Tensors tensors;
   for (size_t i = 0; i < state.parameters.size(); ++i) {
     for (const auto& [key, tensor] : state.parameters[i]) {
-      tensors.emplace_back(names.at(i) + "." + key,
-                           whole ? whole(parameters.at(i), tensor) : tensor);
+      auto kept = whole ? whole(parameters.at(i), tensor) : tensor;
+      if (kept.defined()) {
+        tensors.emplace_back(names.at(i) + "." + key, std::move(kept));
+      }
     }
   }
   return tensors;

@@ -25,7 +25,8 @@ void load_module_state(torch::nn::Module& module, const safetensors::File& file)
 /// left aside. Throws CheckpointError, with the names, when nothing fits.
 std::string init_module_state(torch::nn::Module& module, const safetensors::File& file);
 
-/// Makes of a parameter and a tensor that an optimizer keeps of it another one; empty: the same.
+/// Makes of a parameter and a tensor that an optimizer keeps of it another one, undefined for one
+/// that is left out; empty: the same.
 using OfState =
     std::function<torch::Tensor(const torch::Tensor& parameter, const torch::Tensor& state)>;
 

@@ -414,6 +414,61 @@ TEST_P(ShardedModuleTest, AParameterThatLeftItsUnitIsNamed) {
   expect_named("1.bias", [&] { all->forward(torch::ones({2, 8})).sum().backward(); });
 }
 
+/// Also where a parameter of one unit gets a gradient on one rank only, and other units follow.
+TEST_P(ShardedModuleTest, ALayerThatOneRankUsesIsReducedOnAll) {
+  const auto loss = [](nn::SequentialImpl& layers, const torch::Tensor& gate, int rank) {
+    auto hidden = layers.forward(numbers({4, 8}, rank));
+    return (rank == 0 ? hidden * gate : hidden).pow(2).mean();
+  };
+  torch::manual_seed(3);
+  auto whole = linears(4);
+  whole->to(torch::kFloat64);
+  const auto gate = torch::ones({8}, torch::dtype(torch::kFloat64).requires_grad(true));
+  for (int r = 0; r < size(); ++r) {
+    (loss(*whole, gate, r) / size()).backward();
+  }
+  torch::manual_seed(3);
+  auto layers = linears(4);
+  layers->to(torch::kFloat64);
+  const auto own_gate = torch::ones({8}, torch::dtype(torch::kFloat64).requires_grad(true));
+  auto plan = default_units(*layers);
+  plan.back().parameters.emplace_back("gate", own_gate);
+  ShardedModule sharded(plan, comm(), options());
+  for (int pass = 1; pass <= 2; ++pass) {  // the second one adds
+    loss(*layers, own_gate, rank()).backward();
+  }
+  std::vector<double> none;
+  sharded.finish_gradients(none);
+  sharded.show_segments();
+  const auto expect_same = [&](const torch::Tensor& parameter, const torch::Tensor& expected) {
+    const auto parts = comm().all_gather_uneven(parameter.grad());
+    EXPECT_TRUE(torch::allclose(torch::cat(parts), 2 * expected.grad().flatten(), 1e-12, 1e-14));
+  };
+  expect_same(own_gate, gate);
+  for (size_t i = 0; i < 8; ++i) {
+    expect_same(layers->parameters()[i], whole->parameters()[i]);
+  }
+  sharded.make_whole();
+}
+
+TEST_P(ShardedModuleTest, RanksThatUseDifferentLayersAreNamed) {
+  if (size() < 2) {
+    GTEST_SKIP() << "one rank agrees with itself";
+  }
+  auto layers = linears(2);  // of the same size
+  const ShardedModule sharded(default_units(*layers), comm(), options());
+  const auto x = torch::ones({2, 8});
+  try {
+    rank() == 0 ? layers[0]->as<nn::Linear>()->forward(x) : layers[1]->as<nn::Linear>()->forward(x);
+    FAIL() << "computed";
+  } catch (const std::exception& error) {
+    const std::string text = error.what();
+    EXPECT_NE(text.find("is at all_gather of"), std::string::npos) << text;
+    EXPECT_NE(text.find("with FSDP the same layers"), std::string::npos) << text;
+  }
+  comm().barrier();
+}
+
 INSTANTIATE_TEST_SUITE_P(Ways, ShardedModuleTest,
                          testing::Values(Interception::kDispatchKey, Interception::kObserver),
                          [](const auto& info) {
