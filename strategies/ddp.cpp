@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <fmt/format.h>
@@ -10,6 +11,7 @@
 #include <trainer/core/log.h>
 
 namespace trainer {
+
 DDP::DDP(Init init) : init_(std::move(init)) {}
 DDP::~DDP() = default;
 

@@ -1,10 +1,7 @@
 #include <strategies/fsdp.h>
 
-#include <algorithm>
 #include <typeinfo>
 
-#include <ATen/ops/_foreach_norm.h>
-#include <ATen/ops/stack.h>
 #include <fmt/format.h>
 #include <torch/optim/adagrad.h>
 #include <torch/optim/lbfgs.h>
@@ -45,11 +42,7 @@ torch::Tensor sum_of_squares(const std::vector<torch::Tensor>& tensors, torch::D
   if (tensors.empty()) {
     return torch::zeros({}, torch::dtype(torch::kFloat64).device(device));
   }
-  const bool is_wide = std::any_of(tensors.begin(), tensors.end(), [](const auto& tensor) {
-    return tensor.scalar_type() == torch::kFloat64;
-  });
-  const auto norms = at::_foreach_norm(tensors, 2, is_wide ? torch::kFloat64 : torch::kFloat32);
-  return at::stack(norms).to(torch::kFloat64).square().sum();
+  return tensor_norms(tensors).to(torch::kFloat64).square().sum();
 }
 
 }  // namespace
@@ -81,10 +74,8 @@ void FSDP::zero_gradients(torch::optim::Optimizer& optimizer) {
 }
 
 void FSDP::finish_gradient_sync() {
-  std::vector<double> numbers(step_numbers().begin(), step_numbers().end());
-  sharded_->finish_gradients(numbers);
-  StepNumbers sums;
-  std::copy_n(numbers.begin(), sums.size(), sums.begin());
+  auto sums = step_numbers();
+  sharded_->finish_gradients(sums);
   set_step_number_sums(sums);
   sharded_->show_segments();
 }

@@ -8,24 +8,12 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <torch/csrc/autograd/function_hook.h>
-#include <torch/csrc/autograd/variable.h>
 #include <torch/utils.h>
 
+#include <strategies/gradient_hook.h>
 #include <trainer/core/error.h>
 
 namespace trainer {
-
-/// LibTorch calls it when a parameter's gradient of a backward pass is final.
-class GradientBucketer::Hook : public torch::autograd::PostAccumulateGradHook {
- public:
-  Hook(GradientBucketer& bucketer, size_t index) : bucketer_(bucketer), index_(index) {}
-  void operator()(const torch::Tensor&) override { bucketer_.on_gradient(index_); }
-
- private:
-  GradientBucketer& bucketer_;
-  const size_t index_;
-};
 
 GradientBucketer::GradientBucketer(torch::nn::Module& module, Communicator& communicator,
                                    CommHook* hook, GradientBucketerOptions options)
@@ -35,7 +23,7 @@ GradientBucketer::GradientBucketer(torch::nn::Module& module, Communicator& comm
 
 GradientBucketer::~GradientBucketer() {
   for (auto& parameter : parameters_) {
-    torch::autograd::impl::set_post_acc_grad_hooks(parameter.tensor, nullptr);
+    set_gradient_hook(parameter.tensor, nullptr);
   }
 }
 
@@ -46,8 +34,7 @@ void GradientBucketer::add_parameters() {
     const bool is_new = tensor.requires_grad() &&
                         known_.emplace(tensor.unsafeGetTensorImpl(), parameters_.size()).second;
     if (is_new) {
-      torch::autograd::impl::set_post_acc_grad_hooks(
-          tensor, std::make_unique<Hook>(*this, parameters_.size()));
+      set_gradient_hook(tensor, [this, index = parameters_.size()] { on_gradient(index); });
       Parameter parameter;
       parameter.name = item.key();
       parameter.tensor = tensor;
@@ -234,12 +221,7 @@ void GradientBucketer::on_gradient(size_t index) {
 void GradientBucketer::put_in(Parameter& parameter) {
   const torch::NoGradGuard no_grad;
   auto& gradient = parameter.tensor.mutable_grad();
-  if (gradient.layout() != torch::kStrided) {
-    throw UsageError(fmt::format(
-        "DDP: the gradient of '{}' is sparse, which is not reduced over ranks. Build the embedding "
-        "with sparse(false).",
-        parameter.name));
-  }
+  check_dense("DDP", parameter.name, gradient);
   if (buckets_[parameter.bucket].is_in_place) {
     // It may be the memory of another gradient, from which the backward pass still reads: that of a
     // parameter of which a view was used is.

@@ -60,7 +60,6 @@ class GradientBucketer {
   const std::vector<std::string>& unused() const { return unused_; }
 
  private:
-  class Hook;
   struct Parameter {
     std::string name;
     torch::Tensor tensor;

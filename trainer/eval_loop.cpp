@@ -151,11 +151,12 @@ bool EvalLoop::is_given_up(const MetricCollector& metrics) const {
 
 /// Through a batch that other ranks have: each sample counts once, so nothing is kept of it. But
 /// where parameters are sharded, the others wait for this rank's slices.
-void EvalLoop::go_through(const std::function<void()>& step) {
+void EvalLoop::go_through(Batch batch, const std::function<void(const Batch&)>& step) {
   if (run_.strategy.sharding() != nullptr) {
     const RepetitionScope repetition(run_, /*is_repeated=*/true);
+    const Batch transferred = run_.transfer(std::move(batch));
     const auto autocast = run_.precision.autocast(run_.strategy.device());
-    step();
+    step(transferred);
   }
 }
 
@@ -183,12 +184,14 @@ bool EvalLoop::evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_
     bool had_batches = false;
     for (int64_t batch_idx = 0; auto next = loader.next(); ++batch_idx) {
       set_dataloader_idx(i, data);
-      const Batch batch = run_.transfer(std::move(*next));
       if (loader.is_repeated()) {
-        metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, /*batch_size=*/0);
-        go_through([&] { (module.*hooks.step)(batch, batch_idx); });
+        go_through(std::move(*next), [&](const Batch& repeated) {
+          metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, /*batch_size=*/0);
+          (module.*hooks.step)(repeated, batch_idx);
+        });
         continue;
       }
+      const Batch batch = run_.transfer(std::move(*next));
       had_batches = true;
       metrics.enter(MetricCollector::Scope::kEvalBatch, hooks.step_name, batch.size());
       call<&C::on_validation_batch_start, &C::on_test_batch_start>(kind, callbacks, batch,
@@ -274,11 +277,12 @@ std::vector<torch::Tensor> EvalLoop::predict(std::vector<EvalData>& data) {
     start(data[i].loader, data[i].num_batches);
     for (int64_t batch_idx = 0; auto next = data[i].loader.next(); ++batch_idx) {
       set_dataloader_idx(i, data);
-      const Batch batch = run_.transfer(std::move(*next));
       if (data[i].loader.is_repeated()) {
-        go_through([&] { module.predict_step(batch, batch_idx); });
+        go_through(std::move(*next),
+                   [&](const Batch& repeated) { module.predict_step(repeated, batch_idx); });
         continue;
       }
+      const Batch batch = run_.transfer(std::move(*next));
       callbacks.call<&C::on_predict_batch_start>(batch, batch_idx);
       module.on_predict_batch_start(batch, batch_idx);
       torch::Tensor prediction;

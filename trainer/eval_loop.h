@@ -53,7 +53,7 @@ class EvalLoop {
   /// False where it was given up.
   bool evaluate(EvalKind kind, std::vector<EvalData>& data, int64_t max_batches,
                 MetricCollector& metrics, Metrics* result);
-  void go_through(const std::function<void()>& step);
+  void go_through(Batch batch, const std::function<void(const Batch&)>& step);
   bool is_given_up(const MetricCollector& metrics) const;
 
   Run& run_;

@@ -1,7 +1,6 @@
 #include <strategies/fsdp/guarded_storage.h>
 
 #include <algorithm>
-#include <concepts>
 #include <exception>
 #include <memory>
 #include <utility>
@@ -23,6 +22,7 @@ class GuardedStorage::Pin : public at::ObserverContext {
       storage->pins_ = std::max(0, storage->pins_ - 1);
     }
   }
+  Pin(Pin&&) = default;  // the other one holds nothing then
   Pin(const Pin&) = delete;
   Pin& operator=(const Pin&) = delete;
 
@@ -131,28 +131,22 @@ void intercept_by_key() {
 }
 
 std::unique_ptr<at::ObserverContext> observe(const at::RecordFunction& function) {
-  std::unique_ptr<GuardedStorage::Pin> pin;
   const auto name = function.operator_name();
   const bool writes = name && !name->name.empty() &&
                       (name->name.back() == '_' || name->overload_name.ends_with("out"));
+  GuardedStorage::Pin pin;
   for (const auto& input : function.inputs()) {
-    if (!input.isTensor() && !input.isList()) {
-      continue;
-    }
-    if (pin == nullptr) {
-      pin = std::make_unique<GuardedStorage::Pin>();
-    }
-    pin->add(input, writes);
+    pin.add(input, writes);
   }
-  if (pin == nullptr || pin->is_empty()) {
+  if (pin.is_empty()) {
     return nullptr;
   }
   try {
-    pin->touch();
+    pin.touch();
   } catch (const std::exception& error) {
-    pin->poison(error.what());
+    pin.poison(error.what());
   }
-  return pin;
+  return std::make_unique<GuardedStorage::Pin>(std::move(pin));
 }
 
 /// Installed as long as there is a storage that needs it.

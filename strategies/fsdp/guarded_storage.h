@@ -36,7 +36,7 @@ class GuardedStorage {
   /// The guarded storage behind a tensor, null for any other tensor.
   static GuardedStorage* of(const torch::Tensor& tensor);
 
-  /// A contiguous tensor in it from byte-wise `offset` elements of `dtype` on.
+  /// A contiguous tensor in it, from its element `offset` of `dtype` on.
   torch::Tensor view(int64_t offset, at::IntArrayRef sizes, torch::ScalarType dtype) const;
 
   /// While it lives, operators of this thread do not ask for contents.

@@ -1,31 +1,20 @@
 #include <strategies/fsdp/sharded_module.h>
 
 #include <algorithm>
+#include <iterator>
+#include <unordered_set>
 
 #include <fmt/format.h>
 #include <torch/csrc/autograd/engine.h>
-#include <torch/csrc/autograd/function_hook.h>
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/csrc/autograd/variable.h>
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/container/sequential.h>
 #include <torch/utils.h>
 
+#include <strategies/gradient_hook.h>
 #include <trainer/core/error.h>
 
 namespace trainer {
-
-/// LibTorch calls it when a parameter's gradient of a backward pass is final.
-class ShardedModule::Hook : public torch::autograd::PostAccumulateGradHook {
- public:
-  Hook(ShardedModule& module, size_t unit, size_t index)
-      : module_(module), unit_(unit), index_(index) {}
-  void operator()(const torch::Tensor&) override { module_.on_gradient(unit_, index_); }
-
- private:
-  ShardedModule& module_;
-  const size_t unit_, index_;
-};
 
 namespace {
 
@@ -58,12 +47,12 @@ void collect(const torch::nn::Module& module, const std::string& prefix,
 
 /// A parameter belongs to where it comes first; a unit has one dtype.
 std::vector<UnitPlan> distinct(const std::vector<UnitPlan>& plan) {
-  std::unordered_map<const void*, bool> known;
+  std::unordered_set<const void*> known;
   std::vector<UnitPlan> units;
   for (const auto& unit : plan) {
     std::vector<UnitPlan> by_dtype;
     for (const auto& parameter : unit.parameters) {
-      if (!known.emplace(parameter.second.unsafeGetTensorImpl(), true).second) {
+      if (!known.insert(parameter.second.unsafeGetTensorImpl()).second) {
         continue;
       }
       const auto dtype = parameter.second.scalar_type();
@@ -90,7 +79,7 @@ std::vector<UnitPlan> default_units(const torch::nn::Module& module) {
   UnitPlan root{"root", {}, /*is_root=*/true};
   collect(module, "", units, root);
   units.insert(units.begin(), std::move(root));
-  return distinct(units);
+  return units;
 }
 
 ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& communicator,
@@ -101,8 +90,7 @@ ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& communica
     for (size_t i = 0; i < unit.parameters.size(); ++i) {
       const auto& tensor = unit.parameters[i].second;
       places_[tensor.unsafeGetTensorImpl()] = {units_.size(), i};
-      torch::autograd::impl::set_post_acc_grad_hooks(
-          tensor, std::make_unique<Hook>(*this, units_.size(), i));
+      set_gradient_hook(tensor, [this, u = units_.size(), i] { on_gradient(u, i); });
     }
     units_.push_back(std::make_unique<ShardedUnit>(unit.name, unit.parameters, *gathers_,
                                                    *reductions_, gather_buffers_, gradient_buffers_,
@@ -114,7 +102,7 @@ ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& communica
 ShardedModule::~ShardedModule() {
   for (const auto& unit : units_) {
     for (const auto& parameter : unit->parameters()) {
-      torch::autograd::impl::set_post_acc_grad_hooks(parameter.tensor, nullptr);
+      set_gradient_hook(parameter.tensor, nullptr);
     }
   }
 }
@@ -184,20 +172,27 @@ void ShardedModule::start_ready_reductions() {
       }
       // One at a time, for its memory. But it is not waited for: another rank may begin it at the
       // end of its pass only, for which it needs units of this one.
-      if (!under_way_.empty()) {
-        if (!under_way_.back()->reduction_is_done()) {
-          return;
-        }
-        under_way_.back()->finish_reduction();
-        under_way_.clear();
+      if (under_way_ != nullptr && !under_way_->reduction_is_done()) {
+        return;
       }
       if (!unit.is_pinned() && !is_root_[i]) {
         unit.release();
       }
-      unit.start_reduction();
-      under_way_.push_back(&unit);
+      start_reduction(unit);
     }
     ++next_reduction_;
+  }
+}
+
+void ShardedModule::start_reduction(ShardedUnit& unit) {
+  finish_reduction();
+  unit.start_reduction();
+  under_way_ = &unit;
+}
+
+void ShardedModule::finish_reduction() {
+  if (under_way_ != nullptr) {
+    std::exchange(under_way_, nullptr)->finish_reduction();
   }
 }
 
@@ -205,28 +200,17 @@ void ShardedModule::end_backward() {
   const GuardedStorage::Unguarded unguarded;
   for (; next_reduction_ < units_.size(); ++next_reduction_) {
     ShardedUnit& unit = *units_[units_.size() - 1 - next_reduction_];
-    if (!unit.wants_gradients()) {
-      continue;
+    if (unit.wants_gradients()) {
+      start_reduction(unit);
     }
-    for (auto* const earlier : under_way_) {
-      earlier->finish_reduction();
-    }
-    under_way_ = {&unit};
-    unit.start_reduction();
   }
-  for (auto* const unit : under_way_) {
-    unit->finish_reduction();
-  }
-  under_way_.clear();
+  finish_reduction();
   in_backward_ = false;
   release_all();
 }
 
 void ShardedModule::abandon_pass() {
-  for (auto* const unit : under_way_) {
-    unit->finish_reduction();
-  }
-  under_way_.clear();
+  finish_reduction();
   in_backward_ = false;
   for (const auto& unit : units_) {
     unit->drop_pins();
@@ -244,8 +228,8 @@ void ShardedModule::release_all() {
   last_used_ = nullptr;
 }
 
-void ShardedModule::finish_gradients(std::vector<double>& numbers) {
-  std::vector<double> values = numbers;
+void ShardedModule::finish_gradients(std::span<double> numbers) {
+  std::vector<double> values(numbers.begin(), numbers.end());
   for (const auto& unit : units_) {
     for (const auto& parameter : unit->parameters()) {
       values.push_back(parameter.has_gradient ? 1 : 0);
@@ -298,11 +282,7 @@ void ShardedModule::make_whole() {
 }
 
 ShardedModule::WholeParameters::WholeParameters(ShardedModule& module) : module_(module) {
-  module_.hide_segments();
-  module_.release_all();
-  for (const auto& unit : module_.units_) {
-    unit->show_plain();
-  }
+  module_.make_whole();
 }
 
 ShardedModule::WholeParameters::~WholeParameters() {

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -30,7 +31,7 @@ struct UnitPlan {
 };
 
 /// Each child of a ModuleList or Sequential is a unit, the outermost ones count; what is left is
-/// the root unit. A tensor that several names share belongs to where it comes first.
+/// the root unit.
 std::vector<UnitPlan> default_units(const torch::nn::Module& module);
 
 struct ShardingOptions {
@@ -39,8 +40,9 @@ struct ShardingOptions {
 
 class ShardedModule : public ShardedUnit::Owner {
  public:
-  /// The parameters' values are equal on all ranks. `communicator` must outlive it. Collective:
-  /// yes.
+  /// The parameters' values are equal on all ranks. A tensor that several names share belongs to
+  /// where it comes first; units without one are left out, and those of several dtypes become
+  /// several. `communicator` must outlive it. Collective: yes.
   ShardedModule(std::vector<UnitPlan> plan, Communicator& communicator,
                 ShardingOptions options = {});
   ShardedModule(const ShardedModule&) = delete;
@@ -56,7 +58,7 @@ class ShardedModule : public ShardedUnit::Owner {
 
   /// Returns when the gradients of all backward passes so far are reduced, and has every rank know
   /// which parameters got one. `numbers` are summed over the ranks on the way. Collective: yes.
-  void finish_gradients(std::vector<double>& numbers);
+  void finish_gradients(std::span<double> numbers);
   /// Makes those of a parameter undefined, of the module or any other.
   void clear_gradient(const torch::Tensor& parameter);
 
@@ -64,7 +66,7 @@ class ShardedModule : public ShardedUnit::Owner {
   void show_segments();
   void hide_segments();
 
-  /// At its end: parameters are ordinary tensors again, whole on every rank. Collective: yes.
+  /// Parameters are ordinary tensors again, whole on every rank. Collective: yes.
   void make_whole();
 
   /// Unit and index of a parameter of the module, nullopt for another tensor.
@@ -84,14 +86,14 @@ class ShardedModule : public ShardedUnit::Owner {
   };
 
  private:
-  class Hook;
-
   void free_others(const ShardedUnit& needed);
   void begin_backward();
   void end_backward();
   void abandon_pass();
   void on_gradient(size_t unit, size_t index);
   void start_ready_reductions();
+  void start_reduction(ShardedUnit& unit);
+  void finish_reduction();
 
   std::unique_ptr<Communicator> gathers_, reductions_;
   UnitBuffers gather_buffers_{*gathers_}, gradient_buffers_{*reductions_};
@@ -99,8 +101,8 @@ class ShardedModule : public ShardedUnit::Owner {
   std::vector<bool> is_root_;
   std::unordered_map<const void*, std::pair<size_t, size_t>> places_;  // of parameters: unit, index
   const ShardedUnit* last_used_ = nullptr;
-  size_t next_reduction_ = 0;            // counted from the last unit
-  std::vector<ShardedUnit*> under_way_;  // reductions
+  size_t next_reduction_ = 0;         // counted from the last unit
+  ShardedUnit* under_way_ = nullptr;  // its reduction is
   bool in_backward_ = false;
 };
 

@@ -7,6 +7,7 @@
 #include <fmt/format.h>
 #include <torch/utils.h>
 
+#include <strategies/gradient_hook.h>
 #include <trainer/core/error.h>
 
 namespace trainer {
@@ -32,24 +33,12 @@ int64_t numel_of(const std::vector<std::pair<std::string, torch::Tensor>>& param
 
 torch::Tensor UnitBuffers::take(int64_t numel, torch::ScalarType dtype) {
   const auto bytes = numel * static_cast<int64_t>(c10::elementSize(dtype));
-  auto fits = std::find_if(free_.begin(), free_.end(),
-                           [&](const torch::Tensor& one) { return one.numel() >= bytes; });
-  if (fits == free_.end()) {
-    if (!free_.empty()) {
-      free_.pop_back();  // in its place comes a larger one
-    }
-    fits = free_.insert(free_.end(), communicator_.empty({bytes}, torch::kUInt8));
-  }
-  const auto buffer = std::move(*fits);
-  free_.erase(fits);
-  return buffer.narrow(0, 0, bytes).view(dtype);
+  return pool_.take(bytes).narrow(0, 0, bytes).view(dtype);
 }
 
 void UnitBuffers::give_back(const torch::Tensor& buffer) {
   const auto bytes = static_cast<int64_t>(buffer.storage().nbytes());
-  const auto larger = std::find_if(free_.begin(), free_.end(),
-                                   [&](const torch::Tensor& one) { return one.numel() > bytes; });
-  free_.insert(larger, buffer.view(torch::kUInt8).as_strided({bytes}, {1}, 0));
+  pool_.give_back(buffer.view(torch::kUInt8).as_strided({bytes}, {1}, 0));
 }
 
 ShardedUnit::ShardedUnit(std::string name,
@@ -62,6 +51,9 @@ ShardedUnit::ShardedUnit(std::string name,
                          parameters.front().second.element_size(),
                      parameters.front().second.device()),
       name_(std::move(name)),
+      freed_message_(
+          fmt::format("FSDP: a parameter of unit '{}' was read while it is sharded", name_)),
+      tag_(static_cast<int64_t>(std::hash<std::string>()(name_) >> 32)),
       gathers_(gathers),
       reductions_(reductions),
       gather_buffers_(gather_buffers),
@@ -82,15 +74,12 @@ ShardedUnit::ShardedUnit(std::string name,
     parameter.numel = tensor.numel();
     begin += aligned(tensor.numel(), kAlignment);
     const auto [first, count] = segment(parameter);
-    if (count > 0) {
-      const auto values = tensor.detach().reshape({-1});
-      shard_.narrow(0, first - gathers_.rank() * shard_numel, count)
-          .copy_(values.narrow(0, first - parameter.begin, count));
-    }
+    segment_in(shard_, parameter)
+        .copy_(tensor.detach().reshape({-1}).narrow(0, first - parameter.begin, count));
     parameters_.push_back(std::move(parameter));
   }
   show_views();
-  drop_contents(fmt::format("FSDP: a parameter of unit '{}' was read while it is sharded", name_));
+  drop_contents(freed_message_);
 }
 
 /// This rank's part of a parameter: where it begins in the unit, and its length.
@@ -98,7 +87,14 @@ std::pair<int64_t, int64_t> ShardedUnit::segment(const Parameter& parameter) con
   const int64_t begin = gathers_.rank() * shard_.numel();
   const int64_t first = std::max(begin, parameter.begin);
   const int64_t end = std::min(begin + shard_.numel(), parameter.begin + parameter.numel);
-  return first < end ? std::pair{first, end - first} : std::pair{begin, int64_t{0}};
+  return first < end ? std::pair{first, end - first} : std::pair{parameter.begin, int64_t{0}};
+}
+
+/// Of this rank's slice of values, those of the parameter.
+torch::Tensor ShardedUnit::segment_in(const torch::Tensor& slice,
+                                      const Parameter& parameter) const {
+  const auto [first, count] = segment(parameter);
+  return slice.narrow(0, count > 0 ? first - gathers_.rank() * shard_.numel() : 0, count);
 }
 
 void ShardedUnit::check_place(const Parameter& parameter) const {
@@ -118,8 +114,7 @@ void ShardedUnit::start_gather() {
     check_place(parameter);
   }
   const auto buffer = gather_buffers_.take(numel_, dtype());
-  const auto tag = static_cast<int64_t>(std::hash<std::string>()(name_) >> 32);
-  gather_ = gathers_.all_gather_async(buffer, shard_, tag);
+  gather_ = gathers_.all_gather_async(buffer, shard_, tag_);
   buffer_ = buffer;
 }
 
@@ -144,7 +139,7 @@ void ShardedUnit::release() {
     shard_.copy_(buffer_.narrow(0, gathers_.rank() * shard_.numel(), shard_.numel()));
     was_written_ = false;
   }
-  drop_contents(fmt::format("FSDP: a parameter of unit '{}' was read while it is sharded", name_));
+  drop_contents(freed_message_);
   gather_buffers_.give_back(buffer_);
   buffer_.reset();
 }
@@ -164,12 +159,7 @@ void ShardedUnit::add_gradient(size_t index) {
   auto& parameter = parameters_[index];
   check_place(parameter);
   auto& gradient = parameter.tensor.mutable_grad();
-  if (gradient.layout() != torch::kStrided) {
-    throw UsageError(fmt::format(
-        "FSDP: the gradient of '{}' is sparse, which is not reduced over ranks. Build the "
-        "embedding with sparse(false).",
-        parameter.name));
-  }
+  check_dense("FSDP", parameter.name, gradient);
   if (!gradient_.defined()) {
     gradient_ = gradient_buffers_.take(numel_, dtype()).zero_();
   }
@@ -197,21 +187,16 @@ void ShardedUnit::start_reduction() {
   if (!std::all_of(parameters_.begin(), parameters_.end(), is_cleared)) {
     for (const auto& parameter : parameters_) {
       if (parameter.is_cleared) {
-        const auto [first, count] = segment(parameter);
-        shard_gradient_.narrow(0, first - gathers_.rank() * shard_.numel(), count).zero_();
+        segment_in(shard_gradient_, parameter).zero_();
       }
     }
     reduced_ = gradient_buffers_.take(shard_.numel(), dtype());
   }
   reduction_ = reductions_.reduce_scatter_async(reduced_.defined() ? reduced_ : shard_gradient_,
                                                 gradient_, ReduceOp::kMean);
-  is_reducing_ = true;
 }
 
 void ShardedUnit::finish_reduction() {
-  if (!std::exchange(is_reducing_, false)) {
-    return;
-  }
   reduction_.wait();
   reduction_ = Work();
   if (reduced_.defined()) {
@@ -258,12 +243,10 @@ void ShardedUnit::show_segments() {
   const Unguarded unguarded;
   release();
   const torch::NoGradGuard no_grad;
-  const int64_t begin = gathers_.rank() * shard_.numel();
   for (auto& parameter : parameters_) {
-    const auto [first, count] = segment(parameter);
-    parameter.tensor.set_data(shard_.narrow(0, first - begin, count));
+    parameter.tensor.set_data(segment_in(shard_, parameter));
     if (parameter.has_gradient) {
-      parameter.tensor.mutable_grad() = shard_gradient_.narrow(0, first - begin, count);
+      parameter.tensor.mutable_grad() = segment_in(shard_gradient_, parameter);
     }
   }
 }
@@ -306,7 +289,7 @@ void ShardedUnit::hide_plain() {
 
 std::pair<int64_t, int64_t> ShardedUnit::place_of_segment(size_t index) const {
   const auto [first, count] = segment(parameters_[index]);
-  return {count > 0 ? first - parameters_[index].begin : 0, count};
+  return {first - parameters_[index].begin, count};
 }
 
 }  // namespace trainer

@@ -10,22 +10,22 @@
 
 #include <torch/types.h>
 
+#include <strategies/comm/buffer_pool.h>
 #include <strategies/comm/communicator.h>
 #include <strategies/fsdp/guarded_storage.h>
 
 namespace trainer {
 
-/// Buffers for whole units, used again: never more of them than were needed at a time. They lie in
-/// memory where the communicator's operations need no copy.
+/// Buffers for whole units, in memory where the communicator's operations need no copy.
 class UnitBuffers {
  public:
-  explicit UnitBuffers(Communicator& communicator) : communicator_(communicator) {}
+  explicit UnitBuffers(Communicator& communicator)
+      : pool_([&](int64_t bytes) { return communicator.empty({bytes}, torch::kUInt8); }) {}
   torch::Tensor take(int64_t numel, torch::ScalarType dtype);
   void give_back(const torch::Tensor& buffer);
 
  private:
-  Communicator& communicator_;
-  std::vector<torch::Tensor> free_;  // of bytes, the smallest first
+  BufferPool pool_;
 };
 
 class ShardedUnit : public GuardedStorage {
@@ -62,7 +62,6 @@ class ShardedUnit : public GuardedStorage {
   torch::ScalarType dtype() const { return shard_.scalar_type(); }
 
   bool is_gathered() const { return has_contents(); }
-  bool is_gathering() const { return buffer_.defined() && !has_contents(); }
   /// Throws UsageError where a parameter has left the unit. Collective: yes.
   void start_gather();
   void finish_gather();
@@ -101,11 +100,14 @@ class ShardedUnit : public GuardedStorage {
 
  private:
   void touch(bool writes) override;
+  torch::Tensor segment_in(const torch::Tensor& slice, const Parameter& parameter) const;
   void show_views();
   void check_place(const Parameter& parameter) const;
   std::pair<int64_t, int64_t> segment(const Parameter& parameter) const;
 
   const std::string name_;
+  const std::string freed_message_;
+  const int64_t tag_;  // of its gathers
   std::vector<Parameter> parameters_;
   Communicator& gathers_;
   Communicator& reductions_;
@@ -122,7 +124,6 @@ class ShardedUnit : public GuardedStorage {
   torch::Tensor plain_;
   Work reduction_;
   int64_t num_missing_ = 0;
-  bool is_reducing_ = false;
   bool was_written_ = false;
   bool shows_segments_ = false;
 };

@@ -14,22 +14,13 @@ namespace {
 
 using Kind = Collective::Kind;
 
-// A piece stays in the caches between being received and being added.
-constexpr int64_t kPieceBytes = int64_t{4} << 20;
 // Where two rounds of messages cost more than sending everything to everyone.
 constexpr int64_t kOneRoundBytes = int64_t{16} << 10;
-
-std::byte* bytes_of(const torch::Tensor& tensor) {
-  return static_cast<std::byte*>(tensor.data_ptr());
-}
 
 }  // namespace
 
 MessageOperation::MessageOperation(std::shared_ptr<MPIEngine> engine, Collective collective)
-    : MPIOperation(std::move(engine), std::move(collective)) {
-  const int64_t bytes = is_one_part() ? kPieceBytes : kPieceBytes / engine_->size;
-  piece_ = std::max<int64_t>(1, bytes / what_.output.element_size());
-}
+    : MPIOperation(std::move(engine), std::move(collective)), piece_(piece_length()) {}
 
 bool MessageOperation::advance(bool is_first, bool) {
   const at::AutoDispatchBelowADInplaceOrView without_autograd;
@@ -69,9 +60,8 @@ torch::Tensor MessageOperation::part(const torch::Tensor& tensor, int r) const {
 
 /// The slice of the piece at hand that rank `r` reduces.
 torch::Tensor MessageOperation::slice(int r) const {
-  const int64_t per = (count() + engine_->size - 1) / engine_->size;
-  const int64_t begin = std::min(count(), r * per);
-  return what_.output.narrow(0, begin_ + begin, std::min(per, count() - begin));
+  const Range own = slice_of(count(), r);
+  return what_.output.narrow(0, begin_ + own.begin, own.count);
 }
 
 /// Whether everyone gets everything in one round and reduces it all.

@@ -2,6 +2,7 @@
 // A collective as rounds of messages, piece by piece: each piece of a reduction is first sent to
 // the ranks that sum its parts, then the sums to everyone.
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -36,8 +37,8 @@ class MessageOperation : public MPIOperation {
   void close_round();
   void finish_alone();
 
-  int64_t piece_ = 0;  // elements at a time
-  int64_t begin_ = 0;  // of the piece at hand
+  const int64_t piece_;  // elements at a time
+  int64_t begin_ = 0;    // of the piece at hand
   bool is_second_round_ = false;
   bool round_is_open_ = false;
   std::vector<MPI_Request> requests_;

@@ -58,10 +58,6 @@ std::optional<MPI_Op> own_op(torch::ScalarType dtype, ReduceOp op) {
   return std::nullopt;
 }
 
-std::byte* bytes_of(const torch::Tensor& tensor) {
-  return static_cast<std::byte*>(tensor.data_ptr());
-}
-
 }  // namespace
 
 MPICommunicator::MPICommunicator(std::shared_ptr<MPIEngine> engine) : engine_(std::move(engine)) {}
@@ -105,14 +101,17 @@ void MPICommunicator::run(const Collective& collective) {
     engine_->drain();
   }
   const auto& [kind, output, input, op, root, tag] = collective;
+  if (engine_->rendezvous != nullptr && output.nbytes() >= kSharedBytes) {
+    start(collective).wait();
+    return;
+  }
   const auto dtype = output.scalar_type();
-  const bool is_shared = engine_->rendezvous != nullptr && output.nbytes() >= kSharedBytes;
   const auto check = [&](int code) {
     if (code != MPI_SUCCESS) {
       mpi::check(code, collective.describe());
     }
   };
-  if (kind == Kind::kAllReduce && !is_shared) {
+  if (kind == Kind::kAllReduce) {
     const auto type = reducible(dtype);
     const auto mpi_op = own_op(dtype, op);
     if (type && mpi_op) {
@@ -130,7 +129,7 @@ void MPICommunicator::run(const Collective& collective) {
       }
       return;
     }
-  } else if (kind == Kind::kBroadcast && !is_shared) {
+  } else if (kind == Kind::kBroadcast) {
     const auto size = static_cast<int64_t>(output.nbytes());
     for (int64_t begin = 0; begin < size; begin += kMaxMessageBytes) {
       check(MPI_Bcast(bytes_of(output) + begin,
@@ -138,7 +137,7 @@ void MPICommunicator::run(const Collective& collective) {
                       engine_->blocking));
     }
     return;
-  } else if (kind == Kind::kAllGather && !is_shared &&
+  } else if (kind == Kind::kAllGather &&
              output.nbytes() <= static_cast<size_t>(std::numeric_limits<int>::max())) {
     const auto size = static_cast<int>(input.nbytes());
     const bool is_in_place = size > 0 && input.data_ptr() == bytes_of(output) + size * rank();

@@ -41,6 +41,18 @@ void MPIOperation::wait() {
   }
 }
 
+int64_t MPIOperation::piece_length() const {
+  constexpr int64_t kPieceBytes = int64_t{4} << 20;
+  const int64_t bytes = is_one_part() ? kPieceBytes : kPieceBytes / engine_->size;
+  return std::max<int64_t>(1, bytes / what_.output.element_size());
+}
+
+MPIOperation::Range MPIOperation::slice_of(int64_t count, int r) const {
+  const int64_t each = (count + engine_->size - 1) / engine_->size;
+  const int64_t begin = std::min(count, r * each);
+  return {begin, std::min(each, count - begin)};
+}
+
 MPIEngine::MPIEngine(MPI_Comm parent, bool is_owned) {
   mpi::check(MPI_Comm_dup(parent, &blocking), "MPI_Comm_dup");
   mpi::check(MPI_Comm_dup(parent, &async), "MPI_Comm_dup");

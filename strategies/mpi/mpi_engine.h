@@ -1,6 +1,7 @@
 #pragma once
 // What the operations of a communicator over MPI share. They may outlive it.
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -15,6 +16,10 @@
 namespace trainer {
 
 class MPIEngine;
+
+inline std::byte* bytes_of(const torch::Tensor& tensor) {
+  return static_cast<std::byte*>(tensor.data_ptr());
+}
 
 /// A collective under way. It goes on in advance() only.
 class MPIOperation : public Work::State {
@@ -41,6 +46,14 @@ class MPIOperation : public Work::State {
   bool is_one_part() const {
     return what_.kind == Collective::Kind::kAllReduce || what_.kind == Collective::Kind::kBroadcast;
   }
+  /// Elements that it goes through at a time: they stay in the caches.
+  int64_t piece_length() const;
+  /// Rank r's range of a part of `count` elements that the ranks divide.
+  struct Range {
+    int64_t begin = 0, count = 0;
+  };
+  Range slice_of(int64_t count, int r) const;
+
   const std::shared_ptr<MPIEngine> engine_;
   Collective what_;  // flat, without a graph
   bool done_ = false;

@@ -9,6 +9,8 @@
 #include <array>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
+#include <iterator>
 #include <random>
 #include <string>
 #include <string_view>

@@ -15,7 +15,7 @@
 namespace trainer {
 namespace {
 
-/// What a dtype is reduced in. Integers without a sign: theirs overflow as they should.
+/// What a dtype is reduced in.
 template <class T>
 struct Wide {
   using type = T;
@@ -29,6 +29,7 @@ struct Wide<c10::Half> {
   using type = float;
 };
 
+// Integers without a sign: theirs overflow as they should.
 struct Sum {
   template <class W>
   static W combine(W a, W b) {

@@ -20,7 +20,10 @@ std::unique_ptr<Rendezvous> Rendezvous::open(MPI_Comm comm) {
 }
 
 Rendezvous::Rendezvous(std::shared_ptr<NodeMemory> memory, int rank, int size)
-    : memory_(std::move(memory)), rank_(rank), size_(size) {
+    : memory_(std::move(memory)),
+      rank_(rank),
+      size_(size),
+      staging_([this](int64_t bytes) { return memory_->empty({bytes}, torch::kUInt8); }) {
   leave_before(next_ticket_);
 }
 
@@ -111,27 +114,6 @@ int64_t Rendezvous::num_done(uint64_t ticket) const {
 
 void Rendezvous::leave_before(uint64_t ticket) {
   left(rank_).value.store(ticket, std::memory_order_release);
-}
-
-torch::Tensor Rendezvous::take_staging(int64_t bytes) {
-  const auto fits = std::find_if(staging_.begin(), staging_.end(),
-                                 [&](const torch::Tensor& one) { return one.numel() >= bytes; });
-  if (fits == staging_.end()) {
-    if (!staging_.empty()) {
-      staging_.pop_back();  // for a larger one: never more of them than were needed at a time
-    }
-    return memory_->empty({bytes}, torch::kUInt8);
-  }
-  auto staging = std::move(*fits);
-  staging_.erase(fits);
-  return staging;
-}
-
-void Rendezvous::give_back_staging(torch::Tensor staging) {
-  const auto larger = std::find_if(staging_.begin(), staging_.end(), [&](const torch::Tensor& one) {
-    return one.numel() > staging.numel();
-  });
-  staging_.insert(larger, std::move(staging));
 }
 
 }  // namespace trainer

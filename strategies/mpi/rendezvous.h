@@ -14,6 +14,7 @@
 
 #include <mpi.h>
 
+#include <strategies/comm/buffer_pool.h>
 #include <strategies/comm/communicator.h>
 #include <strategies/mpi/node_memory.h>
 
@@ -52,9 +53,8 @@ class Rendezvous {
   /// This rank has left the pieces before this one.
   void leave_before(uint64_t ticket);
 
-  /// Memory for a tensor that lies elsewhere, kept from one operation to the next.
-  torch::Tensor take_staging(int64_t bytes);
-  void give_back_staging(torch::Tensor staging);
+  /// Memory for tensors that lie elsewhere.
+  BufferPool& staging() { return staging_; }
 
  private:
   static constexpr uint64_t kSlots = 64;
@@ -79,8 +79,8 @@ class Rendezvous {
   const std::shared_ptr<NodeMemory> memory_;
   const int rank_, size_;
   uint64_t next_ticket_ = 1;
-  uint64_t all_left_before_ = 1;        // as far as it was looked at
-  std::vector<torch::Tensor> staging_;  // free, the smallest first
+  uint64_t all_left_before_ = 1;  // as far as it was looked at
+  BufferPool staging_;
 };
 
 }  // namespace trainer

@@ -17,14 +17,9 @@ namespace {
 
 using Kind = Collective::Kind;
 
-constexpr int64_t kPieceBytes = int64_t{4} << 20;
 // Chunks of all ranks stay in the caches; smaller ones cost more in being claimed.
 constexpr int64_t kMaxChunkBytes = int64_t{64} << 10;
 constexpr int64_t kMinChunkBytes = int64_t{8} << 10;
-
-std::byte* bytes_of(const torch::Tensor& tensor) {
-  return static_cast<std::byte*>(tensor.data_ptr());
-}
 
 bool overlap(const torch::Tensor& a, const torch::Tensor& b) {
   if (!a.defined() || !b.defined()) {
@@ -40,7 +35,10 @@ bool overlap(const torch::Tensor& a, const torch::Tensor& b) {
 SharedOperation::SharedOperation(std::shared_ptr<MPIEngine> engine, Collective collective)
     : MPIOperation(std::move(engine), std::move(collective)),
       rendezvous_(*engine_->rendezvous),
-      element_(what_.output.element_size()) {
+      element_(what_.output.element_size()),
+      piece_length_(piece_length()),
+      num_pieces_((length() + piece_length_ - 1) / piece_length_),
+      first_ticket_(rendezvous_.take_tickets(num_pieces_)) {
   const bool has_parts_in = what_.kind == Kind::kReduceScatter || what_.kind == Kind::kAllToAll;
   const bool has_parts_out = what_.kind == Kind::kAllGather || what_.kind == Kind::kAllToAll;
   output_.itself = what_.output;
@@ -49,10 +47,6 @@ SharedOperation::SharedOperation(std::shared_ptr<MPIEngine> engine, Collective c
     input_.itself = what_.input;
     input_.num_parts = has_parts_in ? engine_->size : 1;
   }
-  const int64_t bytes = is_one_part() ? kPieceBytes : kPieceBytes / engine_->size;
-  piece_length_ = std::max<int64_t>(1, bytes / element_);
-  num_pieces_ = (length() + piece_length_ - 1) / piece_length_;
-  first_ticket_ = rendezvous_.take_tickets(num_pieces_);
   waits_for_earlier_ = std::any_of(engine_->queue.begin(), engine_->queue.end(),
                                    [&](const auto& earlier) { return overlaps(*earlier); });
 }
@@ -89,11 +83,7 @@ bool SharedOperation::advance(bool is_first, bool is_waiting) {
     for (int i = 1; is_waiting && i < engine_->size; ++i) {
       work_on_share((engine_->rank + i) % engine_->size);
     }
-    int64_t all = 0;
-    for (int r = 0; r < engine_->size; ++r) {
-      all += num_chunks(r);
-    }
-    if (rendezvous_.num_done(ticket()) < all) {
+    if (rendezvous_.num_done(ticket()) < all_chunks_) {
       return false;
     }
     close_piece();
@@ -103,13 +93,14 @@ bool SharedOperation::advance(bool is_first, bool is_waiting) {
 
 /// Ranks that took different ways through the code would work on each other's memory.
 void SharedOperation::check_same() const {
+  const auto own = what_.form();
   for (int r = 0; r < engine_->size; ++r) {
     const auto& theirs = rendezvous_.tensors(ticket(), r).form;
-    if (theirs != what_.form()) {
+    if (theirs != own) {
       throw CommError(fmt::format(
           "{} is at {}, rank {} at {}. Let every rank call the same operations in the same order, "
           "and with FSDP the same layers.",
-          rank_name(engine_->rank, engine_->size), what_.describe(), r, theirs.describe()));
+          rank_name(engine_->rank, engine_->size), own.describe(), r, theirs.describe()));
     }
   }
 }
@@ -120,6 +111,10 @@ void SharedOperation::open_piece() {
   count_ = std::min(piece_length_, length() - begin_);
   const int64_t share_bytes = count_ * element_ / (is_one_part() ? engine_->size : 1);
   chunk_length_ = std::clamp(share_bytes / 4, kMinChunkBytes, kMaxChunkBytes) / element_;
+  all_chunks_ = 0;
+  for (int r = 0; r < engine_->size; ++r) {
+    all_chunks_ += num_chunks(r);
+  }
   place(output_);
   if (!is_one_part()) {
     place(input_);
@@ -141,7 +136,7 @@ void SharedOperation::place(Tensor& tensor) {
   }
   if (!tensor.staging.defined()) {
     const int64_t longest = std::min(piece_length_, length());
-    tensor.staging = rendezvous_.take_staging(longest * element_ * tensor.num_parts);
+    tensor.staging = rendezvous_.staging().take(longest * element_ * tensor.num_parts);
   }
   tensor.offset = rendezvous_.memory().offset_of(tensor.staging.data_ptr()).value();
   tensor.stride = count_ * element_;
@@ -174,24 +169,24 @@ void SharedOperation::close_piece() {
 void SharedOperation::finish() {
   for (auto* const tensor : {&input_, &output_}) {
     if (tensor->staging.defined()) {
-      rendezvous_.give_back_staging(std::move(tensor->staging));
+      rendezvous_.staging().give_back(std::move(tensor->staging));
     }
   }
   done_ = true;
 }
 
-/// Elements of the piece that are this rank's to work on, of each part.
-int64_t SharedOperation::share_length(int share) const {
-  if (!is_one_part()) {
-    return count_;
-  }
-  const int64_t per = (count_ + engine_->size - 1) / engine_->size;
-  return std::clamp<int64_t>(count_ - share * per, 0, per);
+/// What of the piece at hand is a rank's to work on, of each part.
+MPIOperation::Range SharedOperation::share_of(int share) const {
+  return is_one_part() ? slice_of(count_, share) : Range{0, count_};
+}
+
+/// Chunks of one part of a share.
+int64_t SharedOperation::chunks_per_part(int share) const {
+  return (share_of(share).count + chunk_length_ - 1) / chunk_length_;
 }
 
 int64_t SharedOperation::num_chunks(int share) const {
-  const int64_t per_part = (share_length(share) + chunk_length_ - 1) / chunk_length_;
-  return what_.kind == Kind::kAllToAll ? per_part * engine_->size : per_part;
+  return chunks_per_part(share) * (what_.kind == Kind::kAllToAll ? engine_->size : 1);
 }
 
 void SharedOperation::work_on_share(int share) {
@@ -204,12 +199,11 @@ void SharedOperation::work_on_share(int share) {
 
 void SharedOperation::work_on(int share, int64_t chunk) {
   RECORD_FUNCTION("trainer::reduce", c10::ArrayRef<const c10::IValue>{});
-  const int64_t per_part = (share_length(share) + chunk_length_ - 1) / chunk_length_;
+  const int64_t per_part = chunks_per_part(share);
+  const Range range = share_of(share);
   const int64_t first = chunk % per_part * chunk_length_;
-  const int64_t count = std::min(chunk_length_, share_length(share) - first);
-  const int64_t share_begin =
-      is_one_part() ? share * ((count_ + engine_->size - 1) / engine_->size) : 0;
-  const int64_t at = (share_begin + first) * element_;
+  const int64_t count = std::min(chunk_length_, range.count - first);
+  const int64_t at = (range.begin + first) * element_;
 
   const auto input = [&](int rank, int64_t part) -> const std::byte* {
     const auto& there = rendezvous_.tensors(ticket(), rank);

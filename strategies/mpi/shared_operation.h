@@ -44,17 +44,18 @@ class SharedOperation : public MPIOperation {
   void work_on_share(int share);
   void work_on(int share, int64_t chunk);
   int64_t num_chunks(int share) const;
-  int64_t share_length(int share) const;
+  int64_t chunks_per_part(int share) const;
+  Range share_of(int share) const;
 
   Rendezvous& rendezvous_;
   const int64_t element_;
-  int64_t piece_length_ = 0, num_pieces_ = 0;
-  uint64_t first_ticket_ = 0;
+  const int64_t piece_length_, num_pieces_;
+  const uint64_t first_ticket_;
   Tensor input_, output_;
   bool waits_for_earlier_ = false;  // it works on the same memory
 
   int64_t piece_ = 0;  // the one at hand
-  int64_t begin_ = 0, count_ = 0, chunk_length_ = 0;
+  int64_t begin_ = 0, count_ = 0, chunk_length_ = 0, all_chunks_ = 0;
   bool is_open_ = false, is_ready_ = false;
   std::vector<const std::byte*> from_;  // of a chunk
   std::vector<std::byte*> to_;

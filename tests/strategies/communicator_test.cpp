@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <cstdlib>
-#include <fstream>
 #include <limits>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include <trainer/world.h>
 
 #include <tests/support/communicator_fixture.h>
+#include <tests/support/memory.h>
 #include <tests/support/rank_values.h>
 
 namespace trainer {
@@ -291,21 +291,12 @@ TEST_F(CommunicatorTest, WorkMayOutliveItsCommunicator) {
 TEST_F(CommunicatorTest, FinishedWorkThatIsKeptHoldsNoMemory) {
   auto tensor = torch::ones({1'000'000});
   std::vector<Work> works;
-  const auto rss_mb = [] {
-    std::ifstream status("/proc/self/status");
-    for (std::string line; std::getline(status, line);) {
-      if (line.starts_with("VmRSS:")) {
-        return std::stod(line.substr(6)) / 1024;
-      }
-    }
-    return 0.0;
-  };
-  const double before = rss_mb();
+  const int64_t before = test::memory_bytes("VmRSS");
   for (int i = 0; i < 30; ++i) {
     works.push_back(comm().all_reduce_async(tensor, ReduceOp::kMax));
     works.back().wait();
   }
-  EXPECT_LT(rss_mb() - before, 60);
+  EXPECT_LT(test::memory_bytes("VmRSS") - before, int64_t{60} << 20);
 }
 
 /// More than a rank can be ahead of the others, the middle ones on the same memory.

@@ -39,15 +39,19 @@ std::vector<torch::Tensor> gradients(const torch::optim::Optimizer& optimizer) {
   return result;
 }
 
+torch::Tensor tensor_norms(const std::vector<torch::Tensor>& tensors) {
+  const torch::NoGradGuard no_grad;
+  // The kernel refuses to sum float64 elements in float32.
+  const bool wide = std::any_of(tensors.begin(), tensors.end(), is_float64);
+  return at::stack(at::_foreach_norm(tensors, 2, wide ? torch::kFloat64 : torch::kFloat32));
+}
+
 torch::Tensor total_norm(const std::vector<torch::Tensor>& tensors) {
   const torch::NoGradGuard no_grad;
   if (tensors.empty()) {
     return torch::zeros({}, torch::kFloat32);
   }
-  // The kernel refuses to sum float64 elements in float32.
-  const bool wide = std::any_of(tensors.begin(), tensors.end(), is_float64);
-  const auto norms = at::_foreach_norm(tensors, 2, wide ? torch::kFloat64 : torch::kFloat32);
-  return at::linalg_vector_norm(at::stack(norms), 2).to(torch::kFloat32);
+  return at::linalg_vector_norm(tensor_norms(tensors), 2).to(torch::kFloat32);
 }
 
 void clip_by_norm(std::vector<torch::Tensor>& gradients, const torch::Tensor& norm,

@@ -20,6 +20,10 @@ namespace trainer {
 /// clipping leaves sparse gradients alone.
 std::vector<torch::Tensor> gradients(const torch::optim::Optimizer& optimizer);
 
+/// The L2 norm of each tensor, of which there is at least one: [tensors], float64 where one of them
+/// is, else float32. Syncs: no.
+torch::Tensor tensor_norms(const std::vector<torch::Tensor>& tensors);
+
 /// The L2 norm over all tensors, a float32 scalar on their device; 0 on the CPU for none. Sums are
 /// float32 also for bfloat16 and float16 tensors, float64 for float64 ones. Syncs: no.
 torch::Tensor total_norm(const std::vector<torch::Tensor>& tensors);

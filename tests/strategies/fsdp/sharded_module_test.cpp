@@ -3,7 +3,6 @@
 
 #include <strategies/fsdp/sharded_module.h>
 
-#include <fstream>
 #include <functional>
 
 #include <gtest/gtest.h>
@@ -12,6 +11,7 @@
 #include <trainer/core/error.h>
 
 #include <tests/support/communicator_fixture.h>
+#include <tests/support/memory.h>
 
 namespace trainer {
 namespace {
@@ -367,16 +367,7 @@ TEST_P(ShardedModuleTest, UnitsOfDifferentSizesShareBuffers) {
   for (const auto& parameter : layers->parameters()) {
     whole += static_cast<int64_t>(parameter.nbytes());
   }
-  const auto shared_bytes = [] {
-    std::ifstream status("/proc/self/status");
-    for (std::string line; std::getline(status, line);) {
-      if (line.starts_with("RssShmem:")) {
-        return std::stoll(line.substr(9)) * 1024;
-      }
-    }
-    return 0LL;
-  };
-  const auto before = shared_bytes();
+  const int64_t before = test::memory_bytes("RssShmem");
   ShardedModule sharded(default_units(*layers), comm(), options());
   for (int i = 0; i < 2; ++i) {
     layers->forward(torch::ones({2, 100})).sum().backward();
@@ -384,7 +375,7 @@ TEST_P(ShardedModuleTest, UnitsOfDifferentSizesShareBuffers) {
   const int64_t largest = 4 * (900 * 800 + 900);
   const int64_t own = 2 * whole / size() + 3 * largest;  // slices and their gradients, and buffers
   if (size() == 2) {  // of more, this process sees what others have written, too
-    EXPECT_LE(shared_bytes() - before, 2 * own);
+    EXPECT_LE(test::memory_bytes("RssShmem") - before, 2 * own);
   }
 }
 

@@ -2,8 +2,6 @@
 
 #include <strategies/mpi/rendezvous.h>
 
-#include <fstream>
-#include <string>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -13,26 +11,18 @@
 #include <trainer/core/error.h>
 #include <trainer/world.h>
 
+#include <tests/support/memory.h>
+
 namespace trainer {
 namespace {
+
+using test::memory_bytes;
 
 class RendezvousTest : public testing::Test {
  protected:
   static int rank() { return world().rank(); }
   static int size() { return world().size(); }
   static void barrier() { MPI_Barrier(MPI_COMM_WORLD); }
-
-  /// Bytes of memory that this process holds together with others, of files without a name too.
-  static int64_t shared_kb() {
-    std::ifstream status("/proc/self/status");
-    for (std::string line; std::getline(status, line);) {
-      if (line.starts_with("RssShmem:")) {
-        return std::stoll(line.substr(9));
-      }
-    }
-    ADD_FAILURE() << "no RssShmem in /proc/self/status";
-    return 0;
-  }
 };
 
 TEST_F(RendezvousTest, RanksSeeTheMemoryOfTheOthers) {
@@ -57,12 +47,12 @@ TEST_F(RendezvousTest, ATensorKeepsTheMemoryAndItsEndGivesThePagesBack) {
   ASSERT_NE(memory, nullptr);
   auto tensor = memory->empty({64, 1024, 1024}, torch::kUInt8);
   memory.reset();
-  const int64_t before = shared_kb();
+  const int64_t before = memory_bytes("RssShmem");
   tensor.fill_(7);
   EXPECT_EQ(tensor.sum().item<int64_t>(), int64_t{7} * 64 * 1024 * 1024);
-  EXPECT_GE(shared_kb() - before, 60'000);
+  EXPECT_GE(memory_bytes("RssShmem") - before, 60'000 * 1024);
   tensor.reset();
-  EXPECT_LE(shared_kb() - before, 4'000);
+  EXPECT_LE(memory_bytes("RssShmem") - before, 4'000 * 1024);
 }
 
 TEST_F(RendezvousTest, BlocksDoNotOverlapAndAreUsedAgain) {
