@@ -8,6 +8,7 @@
 #include <torch/utils.h>
 
 #include <strategies/fsdp/sharded_module.h>
+#include <strategies/fsdp/sharding_text.h>
 #include <trainer/core/error.h>
 #include <trainer/core/type_name.h>
 #include <trainer/optim/clip.h>
@@ -15,6 +16,7 @@
 #include <trainer/optim/lbfgs.h>
 #include <trainer/optim/mode_switching.h>
 #include <trainer/optim/muon.h>
+#include <trainer/world.h>
 
 namespace trainer {
 namespace {
@@ -45,15 +47,92 @@ torch::Tensor sum_of_squares(const std::vector<torch::Tensor>& tensors, torch::D
   return tensor_norms(tensors).to(torch::kFloat64).square().sum();
 }
 
+std::optional<torch::ScalarType> dtype_of(const std::optional<std::string>& name) {
+  if (!name) {
+    return std::nullopt;
+  }
+  return *name == "bf16" ? torch::kBFloat16 : *name == "fp16" ? torch::kFloat16 : torch::kFloat32;
+}
+
 }  // namespace
 
-FSDP::FSDP(Init /*init*/) {}
+FSDP::FSDP(Init init) : init_(std::move(init)) {
+  if (!init_.units.empty() && init_.min_unit_numel) {
+    throw UsageError(
+        "FSDP: `units` and `min_unit_numel` both say what is gathered as a whole. Leave one out.");
+  }
+  if (init_.mesh && init_.mode == "no_shard") {
+    throw UsageError(
+        "FSDP: mode no_shard has no use for a `mesh`. Leave it out, or choose full_shard.");
+  }
+}
+
 FSDP::~FSDP() = default;
+
+DeviceMesh::Axes FSDP::axes(int num_ranks, int num_nodes) const {
+  int replicas = 1;
+  if (init_.mesh) {
+    for (const auto& [name, size] : *init_.mesh) {
+      if ((name != "replicate" && name != "shard") || size < 1) {
+        throw UsageError(fmt::format(
+            "FSDP: the mesh has an axis '{}' of {} ranks. Its axes are replicate and shard, of 1 "
+            "rank or more.",
+            name, size));
+      }
+    }
+    const auto size_of = [&](const char* name) {
+      const auto found = init_.mesh->find(name);
+      return found != init_.mesh->end() ? static_cast<int>(found->second) : 1;
+    };
+    return {{"replicate", size_of("replicate")}, {"shard", size_of("shard")}};
+  }
+  if (init_.mode == "no_shard") {
+    replicas = num_ranks;
+  } else if (init_.mode == "hybrid_shard") {
+    replicas = num_nodes;
+    if (num_ranks % num_nodes != 0) {
+      throw UsageError(fmt::format(
+          "FSDP: mode hybrid_shard shards within a node, and {} ranks on {} nodes are not as many "
+          "on each. Set `mesh`, or start as many on each node.",
+          num_ranks, num_nodes));
+    }
+  }
+  return {{"replicate", replicas}, {"shard", num_ranks / replicas}};
+}
+
+std::vector<UnitPlan> FSDP::plan_of(const torch::nn::Module& module) const {
+  if (init_.min_unit_numel) {
+    return units_by_size(module, *init_.min_unit_numel);
+  }
+  return init_.units.empty() ? default_units(module) : units_by_name(module, init_.units);
+}
+
+ShardingOptions FSDP::options() const {
+  ShardingOptions options;
+  if (init_.intercept != "auto") {
+    options.interception =
+        init_.intercept == "observer" ? Interception::kObserver : Interception::kDispatchKey;
+  }
+  const bool keeps_gradients = init_.mode == "shard_optimizer" || init_.mode == "no_shard";
+  options.frees_in_forward = init_.mode == "full_shard" || init_.mode == "hybrid_shard";
+  options.reduces_each_pass = init_.reduce_each_batch && !keeps_gradients;
+  options.prefetch = init_.prefetch;
+  options.gathered_dtype = dtype_of(init_.param_dtype);
+  options.reduced_dtype = dtype_of(init_.reduce_dtype);
+  return options;
+}
 
 void FSDP::setup_module(torch::nn::Module& module) {
   teardown_module(module);
   Distributed::setup_module(module);
-  sharded_ = std::make_unique<ShardedModule>(default_units(module), communicator());
+  if (communicator().size() == 1 && init_.intercept == "auto") {
+    return;
+  }
+  mesh_ = std::make_unique<DeviceMesh>(communicator(),
+                                       axes(communicator().size(), world().num_nodes()));
+  Communicator& replicas = mesh_->axis("replicate");
+  sharded_ = std::make_unique<ShardedModule>(plan_of(module), mesh_->axis("shard"),
+                                             replicas.size() > 1 ? &replicas : nullptr, options());
 }
 
 void FSDP::teardown_module(torch::nn::Module&) {
@@ -63,9 +142,23 @@ void FSDP::teardown_module(torch::nn::Module&) {
   }
 }
 
-void FSDP::end_step() { sharded_->hide_segments(); }
+std::string FSDP::describe_sharding(const torch::nn::Module& module, int num_ranks) const {
+  const auto mesh = axes(num_ranks, /*num_nodes=*/1);
+  return trainer::describe_sharding(plan_of(module), mesh.front().second, mesh.back().second,
+                                    options());
+}
+
+void FSDP::end_step() {
+  if (sharded_ != nullptr) {
+    sharded_->hide_segments();
+  }
+}
 
 void FSDP::zero_gradients(torch::optim::Optimizer& optimizer) {
+  if (sharded_ == nullptr) {
+    Distributed::zero_gradients(optimizer);
+    return;
+  }
   for (const auto& group : optimizer.param_groups()) {
     for (const auto& parameter : group.params()) {
       sharded_->clear_gradient(parameter);
@@ -73,7 +166,16 @@ void FSDP::zero_gradients(torch::optim::Optimizer& optimizer) {
   }
 }
 
+void FSDP::require_gradient_sync(bool required) {
+  if (sharded_ != nullptr) {
+    sharded_->require_reduction(required);
+  }
+}
+
 void FSDP::finish_gradient_sync() {
+  if (sharded_ == nullptr) {
+    return;
+  }
   auto sums = step_numbers();
   sharded_->finish_gradients(sums);
   set_step_number_sums(sums);
@@ -81,15 +183,21 @@ void FSDP::finish_gradient_sync() {
 }
 
 torch::Tensor FSDP::clip_gradients(torch::optim::Optimizer& optimizer, double max_norm) {
+  if (sharded_ == nullptr) {
+    return Distributed::clip_gradients(optimizer, max_norm);
+  }
   auto all = gradients(optimizer);
   auto squares = sum_of_squares(all, device());
-  all_reduce(squares, ReduceOp::kSum);
+  mesh_->axis("shard").all_reduce(squares);
   auto norm = squares.sqrt().to(torch::kFloat32);
   clip_by_norm(all, norm, max_norm);
   return norm;
 }
 
 torch::Tensor FSDP::optimizer_step(torch::optim::Optimizer& optimizer, const Closure& closure) {
+  if (sharded_ == nullptr) {
+    return Distributed::optimizer_step(optimizer, closure);
+  }
   check_is_elementwise(optimizer);
   const torch::Tensor loss = closure ? closure() : torch::Tensor();
   sharded_->show_segments();
@@ -113,8 +221,8 @@ torch::Tensor FSDP::whole_state(const torch::Tensor& parameter, const torch::Ten
     return state;
   }
   const auto& unit = *sharded_->units()[place->first];
-  const auto parts = communicator().all_gather_uneven(state.contiguous());
-  return torch::cat(parts).view(unit.parameters()[place->second].sizes);
+  const auto parts = mesh_->axis("shard").all_gather_uneven(state.contiguous());
+  return torch::cat(parts).view(unit.layout().sizes(place->second));
 }
 
 torch::Tensor FSDP::own_state(const torch::Tensor& parameter, const torch::Tensor& whole) {
@@ -122,7 +230,7 @@ torch::Tensor FSDP::own_state(const torch::Tensor& parameter, const torch::Tenso
   if (!place || whole.dim() == 0) {
     return whole;
   }
-  const auto [first, count] = sharded_->units()[place->first]->place_of_segment(place->second);
+  const auto [first, count] = sharded_->units()[place->first]->layout().segment(place->second);
   return whole.reshape({-1}).narrow(0, first, count).clone();
 }
 

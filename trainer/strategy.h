@@ -61,6 +61,11 @@ class Strategy {
 
   /// Null where every rank holds whole parameters.
   virtual Sharding* sharding() { return nullptr; }
+  /// For a reader: what of the module a rank of `num_ranks` would hold. Empty: all of it.
+  virtual std::string describe_sharding(const torch::nn::Module& /*module*/,
+                                        int /*num_ranks*/) const {
+    return "";
+  }
 
   /// Makes the gradients of `optimizer` undefined or zero before a window's first backward pass.
   /// The strategy owns how, since gradients may be views into its own storage.

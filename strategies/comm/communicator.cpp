@@ -193,6 +193,11 @@ torch::Tensor Communicator::empty(at::IntArrayRef sizes, torch::ScalarType dtype
   return torch::empty(sizes, torch::dtype(dtype).device(device_type()));
 }
 
+torch::Tensor Communicator::shared_zeros(at::IntArrayRef sizes, torch::ScalarType dtype) {
+  return size() == 1 ? torch::zeros(sizes, torch::dtype(dtype).device(device_type()))
+                     : torch::Tensor();
+}
+
 void Communicator::all_reduce(const torch::Tensor& tensor, ReduceOp op) {
   const Collective collective{Kind::kAllReduce, tensor, {}, op};
   check(collective);

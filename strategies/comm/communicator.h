@@ -147,6 +147,11 @@ class Communicator {
   /// of it: on the processor that which ranks on one node share. Of any dtype, on its device.
   virtual torch::Tensor empty(at::IntArrayRef sizes, torch::ScalarType dtype);
 
+  /// One tensor for all ranks, zero at first: what a rank writes, the others read once both have
+  /// gone through the same barrier() or operation since. Undefined, on all of them, where the ranks
+  /// share no memory. Collective: yes.
+  virtual torch::Tensor shared_zeros(at::IntArrayRef sizes, torch::ScalarType dtype);
+
   /// Whether an operation copies tensors that empty() did not make.
   virtual bool prefers_own_memory() const { return false; }
 

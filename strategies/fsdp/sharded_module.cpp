@@ -1,113 +1,66 @@
 #include <strategies/fsdp/sharded_module.h>
 
 #include <algorithm>
-#include <iterator>
-#include <unordered_set>
 
 #include <fmt/format.h>
 #include <torch/csrc/autograd/engine.h>
 #include <torch/csrc/autograd/graph_task.h>
-#include <torch/nn/modules/container/modulelist.h>
-#include <torch/nn/modules/container/sequential.h>
 #include <torch/utils.h>
 
 #include <strategies/gradient_hook.h>
 #include <trainer/core/error.h>
 
 namespace trainer {
-
 namespace {
 
 bool is_in_backward() { return torch::autograd::get_current_graph_task_id() != -1; }
 
-/// Collects `module`'s units, and in `rest` the parameters outside of them.
-void collect(const torch::nn::Module& module, const std::string& prefix,
-             std::vector<UnitPlan>& units, UnitPlan& rest) {
-  const auto name_of = [&](const std::string& name) {
-    return prefix.empty() ? name : prefix + "." + name;
-  };
-  for (const auto& item : module.named_parameters(/*recurse=*/false)) {
-    rest.parameters.emplace_back(name_of(item.key()), item.value());
-  }
-  const bool is_list = dynamic_cast<const torch::nn::ModuleListImpl*>(&module) != nullptr ||
-                       dynamic_cast<const torch::nn::SequentialImpl*>(&module) != nullptr;
-  for (const auto& child : module.named_children()) {
-    if (!is_list) {
-      collect(*child.value(), name_of(child.key()), units, rest);
-      continue;
-    }
-    UnitPlan unit;
-    unit.name = name_of(child.key());
-    for (const auto& item : child.value()->named_parameters()) {
-      unit.parameters.emplace_back(unit.name + "." + item.key(), item.value());
-    }
-    units.push_back(std::move(unit));
-  }
-}
-
-/// A parameter belongs to where it comes first; a unit has one dtype.
-std::vector<UnitPlan> distinct(const std::vector<UnitPlan>& plan) {
-  std::unordered_set<const void*> known;
-  std::vector<UnitPlan> units;
-  for (const auto& unit : plan) {
-    std::vector<UnitPlan> by_dtype;
-    for (const auto& parameter : unit.parameters) {
-      if (!known.insert(parameter.second.unsafeGetTensorImpl()).second) {
-        continue;
-      }
-      const auto dtype = parameter.second.scalar_type();
-      auto part = std::find_if(by_dtype.begin(), by_dtype.end(), [&](const UnitPlan& one) {
-        return one.parameters.front().second.scalar_type() == dtype;
-      });
-      if (part == by_dtype.end()) {
-        const std::string suffix =
-            by_dtype.empty() ? "" : fmt::format(" ({})", c10::toString(dtype));
-        by_dtype.push_back({unit.name + suffix, {}, unit.is_root});
-        part = std::prev(by_dtype.end());
-      }
-      part->parameters.push_back(parameter);
-    }
-    std::move(by_dtype.begin(), by_dtype.end(), std::back_inserter(units));
-  }
-  return units;
-}
-
 }  // namespace
 
-std::vector<UnitPlan> default_units(const torch::nn::Module& module) {
-  std::vector<UnitPlan> units;
-  UnitPlan root{"root", {}, /*is_root=*/true};
-  collect(module, "", units, root);
-  units.insert(units.begin(), std::move(root));
-  return units;
+ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& shard,
+                             Communicator* replicas, ShardingOptions options)
+    : options_(options),
+      // The order of gathers follows the operators, that of reductions the units.
+      gathers_(shard.split(/*color=*/0)),
+      reductions_(shard.split(/*color=*/0)),
+      replicas_(replicas != nullptr ? replicas->split(/*color=*/0) : nullptr) {
+  for (auto& unit : distinct(plan)) {
+    add_unit(std::move(unit));
+  }
 }
 
-ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& communicator,
-                             ShardingOptions options)
-    // The order of gathers follows the operators, that of reductions the units.
-    : gathers_(communicator.split(/*color=*/0)), reductions_(communicator.split(/*color=*/0)) {
-  for (auto& unit : distinct(plan)) {
-    for (size_t i = 0; i < unit.parameters.size(); ++i) {
-      const auto& tensor = unit.parameters[i].second;
-      places_[tensor.unsafeGetTensorImpl()] = {units_.size(), i};
-      set_gradient_hook(tensor, [this, u = units_.size(), i] { on_gradient(u, i); });
-    }
-    units_.push_back(std::make_unique<ShardedUnit>(unit.name, unit.parameters, *gathers_,
-                                                   *reductions_, gather_buffers_, gradient_buffers_,
-                                                   *this, options.interception));
-    is_root_.push_back(unit.is_root);
+void ShardedModule::add_unit(UnitPlan plan) {
+  for (size_t i = 0; i < plan.parameters.size(); ++i) {
+    const auto& tensor = plan.parameters[i].second;
+    places_[tensor.unsafeGetTensorImpl()] = {units_.size(), i};
+    set_gradient_hook(tensor, [this, u = units_.size(), i] { on_gradient(u, i); });
   }
+  const auto dtype = plan.parameters.front().second.scalar_type();
+  const bool converts = c10::isFloatingType(dtype);
+  units_.push_back(std::make_unique<ShardedUnit>(ShardedUnit::Init{
+      .name = std::move(plan.name),
+      .parameters = std::move(plan.parameters),
+      .gathers = *gathers_,
+      .buffers = gather_buffers_,
+      .reductions = {*reductions_, replicas_.get(), gradient_buffers_,
+                     converts ? options_.reduced_dtype.value_or(dtype) : dtype},
+      .gathered_dtype = converts ? options_.gathered_dtype.value_or(dtype) : dtype,
+      .interception = options_.interception,
+      .shares_memory = options_.shares_memory,
+      .owner = *this,
+  }));
+  about_[units_.back().get()].is_root = plan.is_root;
+  shares_memory_ |= units_.back()->shares_memory();
 }
 
 ShardedModule::~ShardedModule() {
   for (const auto& unit : units_) {
-    for (const auto& parameter : unit->parameters()) {
-      set_gradient_hook(parameter.tensor, nullptr);
+    for (const auto& [name, parameter] : unit->parameters()) {
+      set_gradient_hook(parameter, nullptr);
     }
   }
 }
 
-/// Before each operator that takes a parameter of the unit.
 void ShardedModule::before_use(ShardedUnit& unit) {
   if (unit.shows_segments()) {
     return;
@@ -117,22 +70,80 @@ void ShardedModule::before_use(ShardedUnit& unit) {
   } else if (in_backward_) {
     abandon_pass();  // an exception ended that one
   }
-  if (&unit == last_used_ && unit.is_gathered()) {
+  if (unit.is_gathered() && (&unit == last_used_ || unit.shares_memory())) {
     return;
   }
   const GuardedStorage::Unguarded unguarded;
   free_others(unit);  // before the memory for this one is needed
+  wait_for_updates();
   unit.finish_gather();
+  prefetch_after(unit);
   last_used_ = &unit;
 }
 
-/// Root units, and those of the operator at hand, stay.
-void ShardedModule::free_others(const ShardedUnit& needed) {
-  for (size_t i = 0; i < units_.size(); ++i) {
-    auto& unit = *units_[i];
-    if (&unit != &needed && unit.is_gathered() && !is_root_[i] && !unit.is_pinned()) {
-      unit.release();
+/// Memory that ranks share has what the last update made of it once all have come here.
+void ShardedModule::wait_for_updates() {
+  if (!shares_memory_) {
+    return;
+  }
+  is_read_ = true;
+  if (!std::exchange(is_current_, true)) {
+    for (const auto& unit : units_) {
+      unit->refresh();
     }
+    gathers_->barrier();
+  }
+}
+
+void ShardedModule::before_write() {
+  gathers_->barrier();
+  is_read_ = false;
+  is_current_ = false;
+}
+
+/// Root units, and those of the operator at hand, stay; shared memory does not have to go.
+bool ShardedModule::frees(const ShardedUnit& unit) const {
+  return options_.frees_in_forward && !unit.shares_memory() && !unit.is_pinned() &&
+         !about_.at(&unit).is_root;
+}
+
+void ShardedModule::free_others(const ShardedUnit& needed) {
+  for (const auto& unit : units_) {
+    if (unit.get() != &needed && unit->is_gathered() && frees(*unit)) {
+      unit->release();
+    }
+  }
+}
+
+/// What was used after the unit the last time is on its way while this one is used. Ranks run the
+/// same layers, so that they agree.
+void ShardedModule::prefetch_after(ShardedUnit& unit) {
+  if (options_.prefetch == 0 || unit.shares_memory()) {
+    return;
+  }
+  const auto next = in_backward_ ? &Unit::next_in_backward : &Unit::next_in_forward;
+  if (last_used_ != nullptr && last_used_ != &unit) {
+    about_[last_used_].*next = &unit;
+  }
+  std::vector<const ShardedUnit*> wanted;
+  ShardedUnit* ahead = &unit;
+  for (int64_t i = 0; i < options_.prefetch; ++i) {
+    ahead = about_[ahead].*next;
+    if (ahead == nullptr || ahead == &unit) {
+      break;
+    }
+    wanted.push_back(ahead);
+  }
+  for (const auto& other : units_) {  // those that were used later than was expected
+    if (other->is_under_way() &&
+        std::find(wanted.begin(), wanted.end(), other.get()) == wanted.end()) {
+      other->release();
+    }
+  }
+  ahead = &unit;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    ahead = about_[ahead].*next;
+    ahead->start_gather();
   }
 }
 
@@ -140,7 +151,7 @@ void ShardedModule::begin_backward() {
   if (!std::exchange(in_backward_, true)) {
     next_reduction_ = 0;
     for (const auto& unit : units_) {
-      unit->begin_pass();
+      unit->gradients().begin_pass();
     }
     torch::autograd::Engine::get_default_engine().queue_callback([this] { end_backward(); });
   }
@@ -154,29 +165,32 @@ void ShardedModule::on_gradient(size_t unit, size_t index) {
         "FSDP: '{}' got a second gradient in one backward pass, after the first one had "
         "gone off to the other ranks. Use a layer whose backward pass runs another one "
         "(activation checkpointing) once in a forward pass.",
-        units_[unit]->parameters()[index].name));
+        units_[unit]->parameters()[index].first));
   }
-  units_[unit]->add_gradient(index);
-  start_ready_reductions();
-  reductions_->poll();
+  auto& of_it = *units_[unit];
+  of_it.check_places();
+  of_it.gradients().add(index);
+  if (of_it.gradients().num_missing() == 0 && frees(of_it)) {
+    of_it.release();
+  }
+  if (reduces_) {
+    start_ready_reductions();
+    reductions_->poll();
+  }
 }
 
 /// From the last unit to the first, on every rank alike.
 void ShardedModule::start_ready_reductions() {
   while (next_reduction_ < units_.size()) {
-    const size_t i = units_.size() - 1 - next_reduction_;
-    ShardedUnit& unit = *units_[i];
-    if (unit.wants_gradients()) {
-      if (unit.num_missing() > 0) {
+    ShardedUnit& unit = *units_[units_.size() - 1 - next_reduction_];
+    if (unit.gradients().wants_any()) {
+      if (unit.gradients().num_missing() > 0) {
         return;
       }
       // One at a time, for its memory. But it is not waited for: another rank may begin it at the
       // end of its pass only, for which it needs units of this one.
-      if (under_way_ != nullptr && !under_way_->reduction_is_done()) {
+      if (under_way_ != nullptr && !under_way_->gradients().reduction_is_done()) {
         return;
-      }
-      if (!unit.is_pinned() && !is_root_[i]) {
-        unit.release();
       }
       start_reduction(unit);
     }
@@ -186,35 +200,45 @@ void ShardedModule::start_ready_reductions() {
 
 void ShardedModule::start_reduction(ShardedUnit& unit) {
   finish_reduction();
-  unit.start_reduction();
+  unit.gradients().start_reduction();
   under_way_ = &unit;
 }
 
 void ShardedModule::finish_reduction() {
   if (under_way_ != nullptr) {
-    std::exchange(under_way_, nullptr)->finish_reduction();
+    std::exchange(under_way_, nullptr)->gradients().finish_reduction();
   }
 }
 
-void ShardedModule::end_backward() {
-  const GuardedStorage::Unguarded unguarded;
+void ShardedModule::reduce_the_rest() {
   for (; next_reduction_ < units_.size(); ++next_reduction_) {
     ShardedUnit& unit = *units_[units_.size() - 1 - next_reduction_];
-    if (unit.wants_gradients()) {
+    if (unit.gradients().wants_any()) {
       start_reduction(unit);
     }
   }
   finish_reduction();
+}
+
+void ShardedModule::end_backward() {
+  const GuardedStorage::Unguarded unguarded;
+  if (reduces_) {
+    reduce_the_rest();
+  }
+  has_unreduced_ = !reduces_;
   in_backward_ = false;
-  release_all();
+  if (reduces_ || options_.frees_in_forward) {
+    release_all();
+  }
 }
 
 void ShardedModule::abandon_pass() {
   finish_reduction();
   in_backward_ = false;
+  has_unreduced_ = false;
   for (const auto& unit : units_) {
     unit->drop_pins();
-    unit->drop_gradients();
+    unit->gradients().drop();
   }
   release_all();
 }
@@ -229,20 +253,28 @@ void ShardedModule::release_all() {
 }
 
 void ShardedModule::finish_gradients(std::span<double> numbers) {
+  if (std::exchange(has_unreduced_, false)) {
+    next_reduction_ = 0;
+    reduce_the_rest();
+  }
   std::vector<double> values(numbers.begin(), numbers.end());
   for (const auto& unit : units_) {
-    for (const auto& parameter : unit->parameters()) {
-      values.push_back(parameter.has_gradient ? 1 : 0);
+    for (size_t i = 0; i < unit->parameters().size(); ++i) {
+      values.push_back(unit->gradients().has(i) ? 1 : 0);
     }
   }
   const auto sums =
       torch::from_blob(values.data(), {static_cast<int64_t>(values.size())}, torch::kFloat64);
   reductions_->all_reduce(sums);
+  if (replicas_ != nullptr) {
+    replicas_->all_reduce(sums);
+  }
+  is_read_ = false;
   std::copy_n(values.begin(), numbers.size(), numbers.begin());
   size_t next = numbers.size();
   for (const auto& unit : units_) {
-    for (auto& parameter : unit->parameters()) {
-      parameter.has_gradient = values[next++] > 0;
+    for (size_t i = 0; i < unit->parameters().size(); ++i) {
+      unit->gradients().set_has(i, values[next++] > 0);
     }
   }
 }
@@ -255,7 +287,7 @@ std::optional<std::pair<size_t, size_t>> ShardedModule::place_of(
 
 void ShardedModule::clear_gradient(const torch::Tensor& parameter) {
   if (const auto place = place_of(parameter)) {
-    units_[place->first]->clear_gradient(place->second);
+    units_[place->first]->gradients().clear(place->second);
   } else {
     parameter.mutable_grad().reset();
   }
@@ -265,12 +297,16 @@ void ShardedModule::show_segments() {
   for (const auto& unit : units_) {
     unit->show_segments();
   }
+  if (shares_memory_ && is_read_) {
+    before_write();
+  }
 }
 
 void ShardedModule::hide_segments() {
   for (const auto& unit : units_) {
     unit->hide_segments();
   }
+  is_current_ = false;
 }
 
 void ShardedModule::make_whole() {
@@ -279,6 +315,7 @@ void ShardedModule::make_whole() {
   for (const auto& unit : units_) {
     unit->show_plain();
   }
+  is_read_ = false;
 }
 
 ShardedModule::WholeParameters::WholeParameters(ShardedModule& module) : module_(module) {
@@ -289,6 +326,7 @@ ShardedModule::WholeParameters::~WholeParameters() {
   for (const auto& unit : module_.units_) {
     unit->hide_plain();
   }
+  module_.is_current_ = false;
 }
 
 }  // namespace trainer

@@ -1,9 +1,10 @@
 #pragma once
-// A module whose parameters are spread over the ranks, each of which keeps a slice: what an
-// operator needs is gathered before it and freed when others are needed, in the forward as in the
-// backward pass, and gradients are reduced to the slices. The module's code stays as it is.
+// A module whose parameters lie in slices on all ranks: units are gathered when an operator needs
+// them and freed after, gradients are averaged while the backward pass goes on. The module's code
+// stays as it is.
 //
-// Every rank calls the same layers in the same order.
+// Source: Zhao et al. 2023, "PyTorch FSDP", arXiv:2304.11277; Rajbhandari et al. 2020, "ZeRO",
+// arXiv:1910.02054.
 
 #include <cstdint>
 #include <memory>
@@ -15,54 +16,56 @@
 #include <vector>
 
 #include <torch/nn/module.h>
-#include <torch/types.h>
 
 #include <strategies/comm/communicator.h>
 #include <strategies/fsdp/guarded_storage.h>
 #include <strategies/fsdp/sharded_unit.h>
+#include <strategies/fsdp/unit_plan.h>
 
 namespace trainer {
 
-/// Which parameters are gathered and freed together.
-struct UnitPlan {
-  std::string name;
-  std::vector<std::pair<std::string, torch::Tensor>> parameters;  // by their names in the module
-  bool is_root = false;  // stays gathered from the forward to the end of the backward pass
-};
-
-/// Each child of a ModuleList or Sequential is a unit, the outermost ones count; what is left is
-/// the root unit.
-std::vector<UnitPlan> default_units(const torch::nn::Module& module);
-
 struct ShardingOptions {
   Interception interception = default_interception();
+  bool shares_memory = true;      ///< Where the ranks can, the whole lies in memory once.
+  bool frees_in_forward = true;   ///< Else what is gathered stays until gradients are reduced.
+  bool reduces_each_pass = true;  ///< Else gradients stay whole until require_reduction(true).
+  int64_t prefetch = 1;           ///< Units that are gathered ahead of their use.
+  /// Of floating-point parameters, in forward and backward passes; unset: as they are.
+  std::optional<torch::ScalarType> gathered_dtype = std::nullopt;
+  /// In which their gradients travel; unset: as they are without gathered_dtype.
+  std::optional<torch::ScalarType> reduced_dtype = std::nullopt;
 };
 
 class ShardedModule : public ShardedUnit::Owner {
  public:
   /// The parameters' values are equal on all ranks. A tensor that several names share belongs to
   /// where it comes first; units without one are left out, and those of several dtypes become
-  /// several. `communicator` must outlive it. Collective: yes.
-  ShardedModule(std::vector<UnitPlan> plan, Communicator& communicator,
+  /// several. `shard` are the ranks that have a slice each, `replicas` those that have the same
+  /// slice, null where there are none. Collective: yes.
+  ShardedModule(std::vector<UnitPlan> plan, Communicator& shard, Communicator* replicas = nullptr,
                 ShardingOptions options = {});
   ShardedModule(const ShardedModule&) = delete;
   ShardedModule& operator=(const ShardedModule&) = delete;
   ~ShardedModule() override;
 
-  void before_use(ShardedUnit& unit) override;
-
   const std::vector<std::unique_ptr<ShardedUnit>>& units() const { return units_; }
 
-  /// Between passes: frees what is gathered.
-  void release_all();
+  void before_use(ShardedUnit& unit) override;
+  void before_write() override;
 
+  /// Whether the backward passes from now on reduce gradients.
+  void require_reduction(bool required) { reduces_ = required || options_.reduces_each_pass; }
+  /// Frees what is gathered.
+  void release_all();
   /// Returns when the gradients of all backward passes so far are reduced, and has every rank know
-  /// which parameters got one. `numbers` are summed over the ranks on the way. Collective: yes.
+  /// which parameters got one. `numbers` are summed over the ranks on the way. Segments have to be
+  /// shown next. Collective: yes.
   void finish_gradients(std::span<double> numbers);
   /// Makes those of a parameter undefined, of the module or any other.
   void clear_gradient(const torch::Tensor& parameter);
 
-  /// Parameters become this rank's segments of them, with gradients, for an optimizer; and back.
+  /// Parameters become this rank's segments of them, for an optimizer, and back. Collective: yes,
+  /// the first one.
   void show_segments();
   void hide_segments();
 
@@ -72,8 +75,8 @@ class ShardedModule : public ShardedUnit::Owner {
   /// Unit and index of a parameter of the module, nullopt for another tensor.
   std::optional<std::pair<size_t, size_t>> place_of(const torch::Tensor& parameter) const;
 
-  /// The module's parameters whole, on every rank, for as long as it lives: to read, or to write
-  /// the same values on all ranks. Collective: yes.
+  /// While it lives, parameters are ordinary tensors, whole on every rank; writes to them stay.
+  /// Collective: yes.
   class WholeParameters {
    public:
     explicit WholeParameters(ShardedModule& module);
@@ -86,7 +89,17 @@ class ShardedModule : public ShardedUnit::Owner {
   };
 
  private:
+  struct Unit {
+    bool is_root = false;
+    ShardedUnit* next_in_forward = nullptr;  // what was gathered after it, when it was last
+    ShardedUnit* next_in_backward = nullptr;
+  };
+
+  void add_unit(UnitPlan plan);
+  void wait_for_updates();
+  bool frees(const ShardedUnit& unit) const;
   void free_others(const ShardedUnit& needed);
+  void prefetch_after(ShardedUnit& unit);
   void begin_backward();
   void end_backward();
   void abandon_pass();
@@ -94,15 +107,22 @@ class ShardedModule : public ShardedUnit::Owner {
   void start_ready_reductions();
   void start_reduction(ShardedUnit& unit);
   void finish_reduction();
+  void reduce_the_rest();
 
-  std::unique_ptr<Communicator> gathers_, reductions_;
+  const ShardingOptions options_;
+  std::unique_ptr<Communicator> gathers_, reductions_, replicas_;
   UnitBuffers gather_buffers_{*gathers_}, gradient_buffers_{*reductions_};
   std::vector<std::unique_ptr<ShardedUnit>> units_;
-  std::vector<bool> is_root_;
+  std::unordered_map<const ShardedUnit*, Unit> about_;
   std::unordered_map<const void*, std::pair<size_t, size_t>> places_;  // of parameters: unit, index
-  const ShardedUnit* last_used_ = nullptr;
+  bool shares_memory_ = false;
+  bool is_current_ = false;  // shared memory: every rank's update is done
+  bool is_read_ = false;     // it may be, by other ranks too, since all were at the same place
+  ShardedUnit* last_used_ = nullptr;
   size_t next_reduction_ = 0;         // counted from the last unit
   ShardedUnit* under_way_ = nullptr;  // its reduction is
+  bool reduces_ = true;
+  bool has_unreduced_ = false;  // of passes that did not reduce
   bool in_backward_ = false;
 };
 

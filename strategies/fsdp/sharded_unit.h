@@ -1,90 +1,72 @@
 #pragma once
-// A group of parameters that are gathered and freed together. One storage holds them one after the
-// other; of it each rank keeps an equal slice, and the whole is there only while operators need it.
-// Source: Zhao et al. 2023, arXiv:2304.11277, sec. 4.2 (FlatParameter).
+// Parameters that are gathered and freed together. Each rank holds an equal slice of them, and a
+// slice of their gradients.
+//
+// Where the ranks share memory, the whole lies in it once for all of them: gathering it copies
+// nothing, it takes that every rank's update is done.
 
 #include <cstdint>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include <torch/types.h>
 
-#include <strategies/comm/buffer_pool.h>
 #include <strategies/comm/communicator.h>
 #include <strategies/fsdp/guarded_storage.h>
+#include <strategies/fsdp/unit_buffers.h>
+#include <strategies/fsdp/unit_gradients.h>
+#include <strategies/fsdp/unit_layout.h>
 
 namespace trainer {
 
-/// Buffers for whole units, in memory where the communicator's operations need no copy.
-class UnitBuffers {
- public:
-  explicit UnitBuffers(Communicator& communicator)
-      : pool_([&](int64_t bytes) { return communicator.empty({bytes}, torch::kUInt8); }) {}
-  torch::Tensor take(int64_t numel, torch::ScalarType dtype);
-  void give_back(const torch::Tensor& buffer);
-
- private:
-  BufferPool pool_;
-};
-
 class ShardedUnit : public GuardedStorage {
  public:
-  struct Parameter {
-    std::string name;
-    torch::Tensor tensor;  // the module's
-    std::vector<int64_t> sizes;
-    int64_t begin = 0, numel = 0;
-    bool is_cleared = true;     // what the slice of gradients holds of it does not count
-    bool has_gradient = false;  // for the optimizer
-    bool got_gradient = false;  // in the backward pass at hand, on this rank
-  };
-  /// What it asks for before operators touch it.
+  /// Who sees to it that ranks do the same at the same time.
   class Owner {
    public:
     virtual ~Owner() = default;
+    /// Before each operator that takes a parameter.
     virtual void before_use(ShardedUnit& unit) = 0;
+    /// Before this rank writes to memory that the others may be reading. Collective: yes.
+    virtual void before_write() = 0;
   };
 
-  /// Takes the parameters' values, equal on all ranks and of one dtype, and makes them views of the
-  /// unit. References must outlive it.
-  ShardedUnit(std::string name,
-              const std::vector<std::pair<std::string, torch::Tensor>>& parameters,
-              Communicator& gathers, Communicator& reductions, UnitBuffers& gather_buffers,
-              UnitBuffers& gradient_buffers, Owner& owner, Interception way);
+  /// Parameters with their names, of one dtype and with equal values on all ranks; they become
+  /// views of the unit. They are gathered in `gathered_dtype`; where they are shared in memory, if
+  /// `shares_memory` and the ranks can. References must outlive it. Collective: yes.
+  struct Init {
+    std::string name;
+    UnitGradients::Parameters parameters;
+    Communicator& gathers;
+    UnitBuffers& buffers;
+    ReductionWays reductions;
+    torch::ScalarType gathered_dtype;
+    Interception interception;
+    bool shares_memory;
+    Owner& owner;
+  };
+  explicit ShardedUnit(Init init);
 
   const std::string& name() const { return name_; }
-  const std::vector<Parameter>& parameters() const { return parameters_; }
-  std::vector<Parameter>& parameters() { return parameters_; }
-  /// Elements of the whole unit, with padding, and of this rank's slice.
-  int64_t numel() const { return numel_; }
-  int64_t shard_numel() const { return shard_.numel(); }
-  torch::ScalarType dtype() const { return shard_.scalar_type(); }
+  const UnitGradients::Parameters& parameters() const { return parameters_; }
+  const UnitLayout& layout() const { return layout_; }
+  UnitGradients& gradients() { return gradients_; }
+  bool shares_memory() const { return shared_.defined(); }
 
+  /// Throws UsageError where a parameter has left the unit.
+  void check_places() const;
   bool is_gathered() const { return has_contents(); }
-  /// Throws UsageError where a parameter has left the unit. Collective: yes.
+  bool is_under_way() const { return buffer_.defined() && !has_contents(); }
+  /// Throws UsageError as check_places(). Collective: yes, without shared memory.
   void start_gather();
   void finish_gather();
-  /// Frees the whole; keeps this rank's slice of what was written to it.
+  /// Frees the whole; keeps this rank's slice of what was written to it. Shared memory stays.
   void release();
-
-  /// A backward pass begins.
-  void begin_pass();
-  /// Adds a parameter's gradient to those of the backward pass at hand.
-  void add_gradient(size_t index);
-  /// Parameters that want one and did not get it in this pass.
-  int64_t num_missing() const { return num_missing_; }
-  bool wants_gradients() const;
-  /// The mean over the ranks of the gradients of this pass; parameters without count as zeros.
-  /// Collective: yes.
-  void start_reduction();
-  bool reduction_is_done() { return reduction_.is_done(); }
-  /// Adds it to what this rank's slice has.
-  void finish_reduction();
-  /// Forgets the pass at hand.
-  void drop_gradients();
-  /// Forgets a parameter's gradient of all passes.
-  void clear_gradient(size_t index);
+  /// Has others see what this rank's slice became. Collective: no.
+  void refresh();
 
   /// Parameters become this rank's one-dimensional segments of them, with gradients, which an
   /// optimizer can update; and back.
@@ -95,35 +77,30 @@ class ShardedUnit : public GuardedStorage {
   /// them. Collective: yes, the first one.
   void show_plain();
   void hide_plain();
-  /// Elements of this rank's segment of a parameter, and where they begin in it.
-  std::pair<int64_t, int64_t> place_of_segment(size_t index) const;
 
  private:
   void touch(bool writes) override;
-  torch::Tensor segment_in(const torch::Tensor& slice, const Parameter& parameter) const;
+  void make_private();
+  void write_back();
   void show_views();
-  void check_place(const Parameter& parameter) const;
-  std::pair<int64_t, int64_t> segment(const Parameter& parameter) const;
 
   const std::string name_;
   const std::string freed_message_;
   const int64_t tag_;  // of its gathers
-  std::vector<Parameter> parameters_;
+  const UnitGradients::Parameters parameters_;
+  const UnitLayout layout_;
+  const torch::ScalarType gathered_dtype_;
   Communicator& gathers_;
-  Communicator& reductions_;
-  UnitBuffers& gather_buffers_;
-  UnitBuffers& gradient_buffers_;
+  UnitBuffers& buffers_;
   Owner& owner_;
-  int64_t numel_ = 0;
-  torch::Tensor shard_;           // this rank's slice
-  torch::Tensor shard_gradient_;  // the mean over the ranks, where a parameter has one
-  torch::Tensor buffer_;          // the whole, while it is there or on its way
+  UnitGradients gradients_;
+  torch::Tensor shared_;  // the whole, of all ranks
+  torch::Tensor shard_;   // this rank's slice, which the optimizer updates
+  torch::Tensor own_;     // the same as others get it
+  torch::Tensor buffer_;  // the whole of this rank alone, while it is there or on its way
   Work gather_;
-  torch::Tensor gradient_;  // of the whole, in the backward pass at hand
-  torch::Tensor reduced_;   // of this pass, where earlier ones left a gradient
   torch::Tensor plain_;
-  Work reduction_;
-  int64_t num_missing_ = 0;
+  bool is_stale_ = true;  // own_ is older than shard_
   bool was_written_ = false;
   bool shows_segments_ = false;
 };

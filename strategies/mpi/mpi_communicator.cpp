@@ -12,6 +12,7 @@
 #include <strategies/mpi/message_operation.h>
 #include <strategies/mpi/mpi_engine.h>
 #include <strategies/mpi/mpi_world.h>
+#include <strategies/mpi/node_mapping.h>
 #include <strategies/mpi/shared_operation.h>
 #include <trainer/core/error.h>
 #include <trainer/core/host.h>
@@ -78,6 +79,21 @@ int MPICommunicator::size() const { return engine_->size; }
 torch::Tensor MPICommunicator::empty(at::IntArrayRef sizes, torch::ScalarType dtype) {
   return engine_->rendezvous != nullptr ? engine_->rendezvous->memory().empty(sizes, dtype)
                                         : Communicator::empty(sizes, dtype);
+}
+
+torch::Tensor MPICommunicator::shared_zeros(at::IntArrayRef sizes, torch::ScalarType dtype) {
+  if (engine_->rendezvous == nullptr) {
+    return Communicator::shared_zeros(sizes, dtype);
+  }
+  const int64_t bytes =
+      c10::multiply_integers(sizes) * static_cast<int64_t>(c10::elementSize(dtype));
+  engine_->drain();
+  auto files = mpi::map_files(engine_->blocking, rank() == 0 ? std::max<int64_t>(1, bytes) : 0);
+  if (files.empty()) {
+    return {};
+  }
+  const auto memory = std::make_shared<NodeMapping>(std::move(files.front()));
+  return torch::from_blob(memory->data(), sizes, [memory](void*) {}, dtype);
 }
 
 bool MPICommunicator::prefers_own_memory() const { return engine_->rendezvous != nullptr; }

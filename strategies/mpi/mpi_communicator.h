@@ -36,6 +36,7 @@ class MPICommunicator : public Communicator {
   void barrier() override;
   std::unique_ptr<Communicator> split(int color, int key) override;
   torch::Tensor empty(at::IntArrayRef sizes, torch::ScalarType dtype) override;
+  torch::Tensor shared_zeros(at::IntArrayRef sizes, torch::ScalarType dtype) override;
   bool prefers_own_memory() const override;
   void poll() override;
 

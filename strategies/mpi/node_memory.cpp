@@ -1,18 +1,12 @@
 #include <strategies/mpi/node_memory.h>
 
-#include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
-#include <cstring>
 #include <functional>
 #include <iterator>
-#include <random>
-#include <string>
 #include <string_view>
 #include <utility>
 
@@ -25,24 +19,9 @@
 namespace trainer {
 namespace {
 
-constexpr const char* kFileName = "trainer";
-
-/// What a rank tells the others of its file.
-struct Ticket {
-  int64_t pid = 0;
-  int64_t file = -1;
-  uint64_t mark = 0;  // stands at the file's beginning: another host has the same numbers
-};
-
 bool is_wanted() {
   const char* const value = std::getenv("TRAINER_NODE_MEMORY");
   return value == nullptr || std::string_view(value) != "0";
-}
-
-bool is_true_of_all(MPI_Comm comm, bool mine) {
-  int all = mine ? 1 : 0;
-  mpi::check(MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, comm), "NodeMemory");
-  return all == 1;
 }
 
 bool is_one_node(MPI_Comm comm, int size) {
@@ -52,42 +31,7 @@ bool is_one_node(MPI_Comm comm, int size) {
   int local = 0;
   MPI_Comm_size(node, &local);
   MPI_Comm_free(&node);
-  return is_true_of_all(comm, local == size);
-}
-
-/// Whether this process may have files and mappings of that size: going past the limit on files is
-/// a signal, not an error, and a limit on addresses is meant for what the program itself needs.
-bool is_allowed(int64_t part_bytes) {
-  rlimit files{}, addresses{};
-  return ::getrlimit(RLIMIT_FSIZE, &files) == 0 && ::getrlimit(RLIMIT_AS, &addresses) == 0 &&
-         files.rlim_cur >= static_cast<rlim_t>(part_bytes) && addresses.rlim_cur == RLIM_INFINITY;
-}
-
-std::byte* map(int file, int64_t bytes) {
-  const auto size = static_cast<size_t>(bytes);
-  void* const memory =
-      ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, file, 0);
-  if (memory == MAP_FAILED) {
-    return nullptr;
-  }
-  ::madvise(memory, size, MADV_DONTDUMP);  // a core dump would write every page that is not there
-  return static_cast<std::byte*>(memory);
-}
-
-/// Another program's file can have the same number in another container: it is not even opened.
-int open_part(const Ticket& ticket) {
-  const auto path = fmt::format("/proc/{}/fd/{}", ticket.pid, ticket.file);
-  std::array<char, 32> target{};
-  const auto length = ::readlink(path.c_str(), target.data(), target.size());
-  const bool is_part = length > 0 && std::string_view(target.data(), static_cast<size_t>(length))
-                                         .starts_with(std::string("/memfd:") + kFileName);
-  const int file = is_part ? ::open(path.c_str(), O_RDWR | O_CLOEXEC) : -1;
-  uint64_t mark = 0;
-  if (file >= 0 && (::pread(file, &mark, sizeof(mark), 0) != sizeof(mark) || mark != ticket.mark)) {
-    ::close(file);
-    return -1;
-  }
-  return file;
+  return mpi::is_true_of_all(comm, local == size);
 }
 
 }  // namespace
@@ -96,7 +40,7 @@ std::shared_ptr<NodeMemory> NodeMemory::open(MPI_Comm comm, int64_t header_bytes
   int rank = 0, size = 1;
   MPI_Comm_rank(comm, &rank);
   MPI_Comm_size(comm, &size);
-  if (size == 1 || !is_true_of_all(comm, is_wanted()) || !is_one_node(comm, size)) {
+  if (size == 1 || !mpi::is_true_of_all(comm, is_wanted()) || !is_one_node(comm, size)) {
     return nullptr;
   }
   // The parts of all ranks have to find room among a process's addresses.
@@ -106,52 +50,21 @@ std::shared_ptr<NodeMemory> NodeMemory::open(MPI_Comm comm, int64_t header_bytes
   int64_t part_bytes = std::min(memory, kAddresses / size) / page * page;
   mpi::check(MPI_Allreduce(MPI_IN_PLACE, &part_bytes, 1, MPI_INT64_T, MPI_MIN, comm), "NodeMemory");
 
-  const int file = is_allowed(part_bytes) ? ::memfd_create(kFileName, MFD_CLOEXEC) : -1;
-  Ticket own{::getpid(), file, (uint64_t{std::random_device()()} << 32) | std::random_device()()};
-  if (file < 0 || ::ftruncate(file, part_bytes) != 0 ||
-      ::pwrite(file, &own.mark, sizeof(own.mark), 0) != sizeof(own.mark)) {
-    own.file = -1;
-  }
-  std::vector<Ticket> tickets(static_cast<size_t>(size));
-  mpi::check(
-      MPI_Allgather(&own, sizeof(own), MPI_BYTE, tickets.data(), sizeof(own), MPI_BYTE, comm),
-      "NodeMemory");
-  std::vector<std::byte*> parts(tickets.size());
-  for (size_t r = 0; r < parts.size(); ++r) {
-    const int other = open_part(tickets[r]);
-    if (other >= 0) {
-      parts[r] = map(other, part_bytes);
-      ::close(other);
-    }
-  }
-  const bool sees_all = std::find(parts.begin(), parts.end(), nullptr) == parts.end();
-  const bool is_there = is_true_of_all(comm, sees_all);  // everyone has opened what it opens
-  if (file >= 0) {
-    ::close(file);
-  }
-  // From here on it unmaps them.
-  std::shared_ptr<NodeMemory> opened(
-      new NodeMemory(std::move(parts), rank, part_bytes, rank == 0 ? header_bytes : 0));
-  return is_there ? opened : nullptr;
+  auto parts = mpi::map_files(comm, part_bytes);
+  return parts.empty() ? nullptr
+                       : std::shared_ptr<NodeMemory>(new NodeMemory(
+                             std::move(parts), rank, part_bytes, rank == 0 ? header_bytes : 0));
 }
 
-NodeMemory::NodeMemory(std::vector<std::byte*> parts, int rank, int64_t part_bytes,
+NodeMemory::NodeMemory(std::vector<NodeMapping> parts, int rank, int64_t part_bytes,
                        int64_t header_bytes)
     : parts_(std::move(parts)),
       rank_(rank),
       part_bytes_(part_bytes),
       page_(::sysconf(_SC_PAGESIZE)),
       process_(::getpid()) {
-  const int64_t begin = in_pages(kMarkBytes + header_bytes);
+  const int64_t begin = in_pages(header_bytes);
   free_.emplace(begin, part_bytes - begin);
-}
-
-NodeMemory::~NodeMemory() {
-  for (std::byte* const part : parts_) {
-    if (part != nullptr) {
-      ::munmap(part, static_cast<size_t>(part_bytes_));
-    }
-  }
 }
 
 torch::Tensor NodeMemory::empty(at::IntArrayRef sizes, const torch::TensorOptions& options) {
@@ -166,7 +79,7 @@ torch::Tensor NodeMemory::empty(at::IntArrayRef sizes, const torch::TensorOption
 }
 
 std::optional<int64_t> NodeMemory::offset_of(const void* data) const {
-  const auto* const part = parts_[static_cast<size_t>(rank_)];
+  const auto* const part = at(rank_, 0);
   const auto* const at = static_cast<const std::byte*>(data);
   const bool is_in = !std::less<>()(at, part) && std::less<>()(at, part + part_bytes_);
   return is_in ? std::optional<int64_t>(at - part) : std::nullopt;

@@ -2,10 +2,9 @@
 // Memory that ranks on one node share: each has a part of its own, from which it allocates, and
 // sees those of the others.
 //
-// A part is a file without a name (memfd), empty and as large as the machine's memory (of very many
+// A part is a file (node_mapping.h), empty and as large as the machine's memory (of very many
 // ranks, their share of 16 TiB): pages are there once they are written, and go when a block is
-// freed. Nothing is left behind when a process is killed, and a container's small /dev/shm is no
-// limit. A fork of a process writes to the same memory, as threads do.
+// freed.
 
 #include <cstddef>
 #include <cstdint>
@@ -18,20 +17,20 @@
 #include <mpi.h>
 #include <torch/types.h>
 
+#include <strategies/mpi/node_mapping.h>
+
 namespace trainer {
 
 class NodeMemory : public std::enable_shared_from_this<NodeMemory> {
  public:
   /// Of the ranks of `comm`, each of which finds the first `header_bytes` of rank 0's part zero and
-  /// free for its own use. Null, on all of them, where they lie on several nodes, where one of them
-  /// may not look into another or has a limit on addresses or the size of files, for one rank
-  /// alone, or with TRAINER_NODE_MEMORY=0. Collective: yes.
+  /// free for its own use. Null, on all of them, where they lie on several nodes, where
+  /// mpi::map_files() cannot, for one rank alone, or with TRAINER_NODE_MEMORY=0. Collective: yes.
   static std::shared_ptr<NodeMemory> open(MPI_Comm comm, int64_t header_bytes);
   NodeMemory(const NodeMemory&) = delete;
   NodeMemory& operator=(const NodeMemory&) = delete;
-  ~NodeMemory();
 
-  std::byte* header() const { return parts_[0] + kMarkBytes; }
+  std::byte* header() const { return parts_[0].data(); }
 
   /// A tensor in this rank's part, not initialized; it keeps the memory. Any thread.
   torch::Tensor empty(at::IntArrayRef sizes, const torch::TensorOptions& options);
@@ -39,18 +38,16 @@ class NodeMemory : public std::enable_shared_from_this<NodeMemory> {
   /// Where it lies in this rank's part; nullopt where it does not.
   std::optional<int64_t> offset_of(const void* data) const;
   std::byte* at(int rank, int64_t offset) const {
-    return parts_[static_cast<size_t>(rank)] + offset;
+    return parts_[static_cast<size_t>(rank)].data() + offset;
   }
 
  private:
-  static constexpr int64_t kMarkBytes = 4096;
-
-  NodeMemory(std::vector<std::byte*> parts, int rank, int64_t part_bytes, int64_t header_bytes);
+  NodeMemory(std::vector<NodeMapping> parts, int rank, int64_t part_bytes, int64_t header_bytes);
   int64_t in_pages(int64_t bytes) const { return (bytes + page_ - 1) / page_ * page_; }
   int64_t allocate(int64_t bytes);
   void release(int64_t offset, int64_t bytes);
 
-  const std::vector<std::byte*> parts_;  // of each rank, as this process sees it
+  const std::vector<NodeMapping> parts_;  // of each rank, as this process sees it
   const int rank_;
   const int64_t part_bytes_, page_;
   const int64_t process_;

@@ -1,0 +1,50 @@
+#include <strategies/comm/device_mesh.h>
+
+#include <cstddef>
+
+#include <fmt/format.h>
+
+#include <trainer/core/error.h>
+
+namespace trainer {
+namespace {
+
+std::string describe(const DeviceMesh::Axes& axes) {
+  std::string text;
+  for (const auto& [name, size] : axes) {
+    text += fmt::format("{}{}: {}", text.empty() ? "" : ", ", name, size);
+  }
+  return "{" + text + "}";
+}
+
+}  // namespace
+
+DeviceMesh::DeviceMesh(Communicator& all, Axes axes) : axes_(std::move(axes)) {
+  int64_t product = 1;
+  for (const auto& [name, size] : axes_) {
+    product *= size;
+  }
+  if (product != all.size()) {
+    throw UsageError(fmt::format(
+        "a mesh of {} has {} ranks, but there are {}. Choose sizes whose product is the number of "
+        "ranks.",
+        describe(axes_), product, all.size()));
+  }
+  int stride = all.size();
+  for (const auto& [name, size] : axes_) {
+    stride /= size;
+    const int place = all.rank() / stride % size;
+    lines_.push_back(all.split(/*color=*/all.rank() - place * stride));
+  }
+}
+
+Communicator& DeviceMesh::axis(const std::string& name) const {
+  for (size_t i = 0; i < axes_.size(); ++i) {
+    if (axes_[i].first == name) {
+      return *lines_[i];
+    }
+  }
+  throw UsageError(fmt::format("a mesh of {} has no axis '{}'.", describe(axes_), name));
+}
+
+}  // namespace trainer

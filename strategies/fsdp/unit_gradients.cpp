@@ -1,0 +1,124 @@
+#include <strategies/fsdp/unit_gradients.h>
+
+#include <algorithm>
+
+#include <torch/utils.h>
+
+#include <strategies/gradient_hook.h>
+
+namespace trainer {
+
+UnitGradients::UnitGradients(const UnitLayout& layout, Parameters parameters,
+                             torch::ScalarType dtype, ReductionWays ways)
+    : layout_(layout),
+      parameters_(std::move(parameters)),
+      dtype_(dtype),
+      ways_(ways),
+      states_(parameters_.size()) {}
+
+bool UnitGradients::wants_any() const {
+  return std::any_of(parameters_.begin(), parameters_.end(),
+                     [](const auto& item) { return item.second.requires_grad(); });
+}
+
+void UnitGradients::begin_pass() {
+  num_missing_ = 0;
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    states_[i].arrived = false;
+    num_missing_ += parameters_[i].second.requires_grad() ? 1 : 0;
+  }
+}
+
+void UnitGradients::add(size_t index) {
+  const torch::NoGradGuard no_grad;
+  const auto& [name, parameter] = parameters_[index];
+  auto& state = states_[index];
+  auto& gradient = parameter.mutable_grad();
+  check_dense("FSDP", name, gradient);
+  if (!sum_.defined()) {
+    sum_ = ways_.buffers.take(layout_.numel(), ways_.dtype);
+  }
+  const auto place = layout_.parameter_in(sum_, index);
+  if (std::exchange(state.is_in_sum, true)) {
+    place.add_(gradient);
+  } else {
+    place.copy_(gradient);
+  }
+  num_missing_ -= std::exchange(state.arrived, true) ? 0 : 1;
+  gradient.reset();
+}
+
+void UnitGradients::start_reduction() {
+  const torch::NoGradGuard no_grad;
+  if (!sum_.defined()) {
+    sum_ = ways_.buffers.take(layout_.numel(), ways_.dtype);
+  }
+  for (size_t i = 0; i < states_.size(); ++i) {
+    if (!states_[i].is_in_sum) {
+      layout_.parameter_in(sum_, i).zero_();
+    }
+  }
+  if (!mean_.defined()) {
+    mean_ = ways_.shard.empty({layout_.shard_numel()}, dtype_);
+  }
+  // Ranks need not agree on which parameters have a gradient, so it is not asked for.
+  const bool is_first = std::all_of(states_.begin(), states_.end(),
+                                    [](const State& state) { return state.is_cleared; });
+  if (!is_first || ways_.dtype != dtype_) {
+    for (size_t i = 0; i < states_.size(); ++i) {
+      if (states_[i].is_cleared) {
+        segment(i).zero_();
+      }
+    }
+    reduced_ = ways_.buffers.take(layout_.shard_numel(), ways_.dtype);
+  }
+  work_ = ways_.shard.reduce_scatter_async(reduced_.defined() ? reduced_ : mean_, sum_,
+                                           ReduceOp::kMean);
+}
+
+bool UnitGradients::reduction_is_done() {
+  if (!work_.is_done()) {
+    return false;
+  }
+  if (ways_.replicas != nullptr && !std::exchange(is_at_replicas_, true)) {
+    work_ =
+        ways_.replicas->all_reduce_async(reduced_.defined() ? reduced_ : mean_, ReduceOp::kMean);
+    return work_.is_done();
+  }
+  return true;
+}
+
+void UnitGradients::finish_reduction() {
+  while (!reduction_is_done()) {
+    work_.wait();
+  }
+  work_ = Work();
+  is_at_replicas_ = false;
+  if (reduced_.defined()) {
+    const torch::NoGradGuard no_grad;
+    mean_.add_(reduced_);
+    ways_.buffers.give_back(reduced_);
+  }
+  for (auto& state : states_) {
+    state.has |= state.is_in_sum;
+    state.is_cleared = false;
+  }
+  drop();
+}
+
+void UnitGradients::drop() {
+  if (sum_.defined()) {
+    ways_.buffers.give_back(sum_);
+  }
+  for (auto& state : states_) {
+    state.is_in_sum = false;
+  }
+}
+
+void UnitGradients::clear(size_t index) {
+  parameters_[index].second.mutable_grad().reset();
+  states_[index].has = false;
+  states_[index].is_cleared = true;
+}
+
+}  // namespace trainer
