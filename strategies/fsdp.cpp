@@ -58,11 +58,11 @@ std::optional<torch::ScalarType> dtype_of(const std::optional<std::string>& name
 
 FSDP::FSDP(Init init) : init_(std::move(init)) {
   if (!init_.units.empty() && init_.min_unit_numel) {
-    throw UsageError(
+    throw ConfigError(
         "FSDP: `units` and `min_unit_numel` both say what is gathered as a whole. Leave one out.");
   }
   if (init_.mesh && init_.mode == "no_shard") {
-    throw UsageError(
+    throw ConfigError(
         "FSDP: mode no_shard has no use for a `mesh`. Leave it out, or choose full_shard.");
   }
 }
@@ -74,7 +74,7 @@ DeviceMesh::Axes FSDP::axes(int num_ranks, int num_nodes) const {
   if (init_.mesh) {
     for (const auto& [name, size] : *init_.mesh) {
       if ((name != "replicate" && name != "shard") || size < 1) {
-        throw UsageError(fmt::format(
+        throw ConfigError(fmt::format(
             "FSDP: the mesh has an axis '{}' of {} ranks. Its axes are replicate and shard, of 1 "
             "rank or more.",
             name, size));
@@ -91,7 +91,7 @@ DeviceMesh::Axes FSDP::axes(int num_ranks, int num_nodes) const {
   } else if (init_.mode == "hybrid_shard") {
     replicas = num_nodes;
     if (num_ranks % num_nodes != 0) {
-      throw UsageError(fmt::format(
+      throw ConfigError(fmt::format(
           "FSDP: mode hybrid_shard shards within a node, and {} ranks on {} nodes are not as many "
           "on each. Set `mesh`, or start as many on each node.",
           num_ranks, num_nodes));

@@ -76,11 +76,11 @@ class FSDP : public Distributed, private Sharding {
   };
 
   FSDP() : FSDP(Init{}) {}
-  /// Throws UsageError for settings that exclude each other.
+  /// Throws ConfigError for settings that exclude each other.
   explicit FSDP(Init init);
   ~FSDP() override;
 
-  /// Shards the module. Throws UsageError where a setting does not fit it or the ranks. Collective:
+  /// Shards the module. Throws ConfigError where a setting does not fit it or the ranks. Collective:
   /// yes.
   void setup_module(torch::nn::Module& module) override;
   void teardown_module(torch::nn::Module& module) override;

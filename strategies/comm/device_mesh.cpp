@@ -25,7 +25,7 @@ DeviceMesh::DeviceMesh(Communicator& all, Axes axes) : axes_(std::move(axes)) {
     product *= size;
   }
   if (product != all.size()) {
-    throw UsageError(fmt::format(
+    throw ConfigError(fmt::format(
         "a mesh of {} has {} ranks, but there are {}. Choose sizes whose product is the number of "
         "ranks.",
         describe(axes_), product, all.size()));

@@ -15,7 +15,7 @@ class DeviceMesh {
  public:
   using Axes = std::vector<std::pair<std::string, int>>;
 
-  /// Throws UsageError where the axes do not multiply to the communicator's size. Collective: yes.
+  /// Throws ConfigError where the axes do not multiply to the communicator's size. Collective: yes.
   DeviceMesh(Communicator& all, Axes axes);
 
   /// Of the ranks that differ from this one along this axis only, in their order. Throws UsageError

@@ -117,7 +117,7 @@ std::vector<UnitPlan> units_by_name(const torch::nn::Module& module,
   });
   for (const auto& pattern : patterns) {
     if (!used.contains(pattern)) {
-      throw UsageError(fmt::format(
+      throw ConfigError(fmt::format(
           "FSDP: no module with parameters fits the unit pattern '{}', or all that do are in other "
           "units. `trainer describe-sharding` shows the units; names are those of "
           "named_modules().",

@@ -217,6 +217,24 @@ TEST_F(CliTest, ListShowsBuiltInAndPlugInClasses) {
               ContainsRegex("DigitsMLP +Two-layer perceptron .* \\[plug-in digits\\]\n"));
 }
 
+TEST_F(CliTest, DescribeShardingShowsUnitsAndMemory) {
+  const auto config = [this](const std::string& strategy) {
+    const auto file = tests_dir().parent_path() / "configs/gpt_bytes.yaml";
+    return trainer({"describe-sharding", "--config", file.string(), "--ranks", "4",
+                    "--trainer.strategy=" + strategy});
+  };
+  const auto sharded = config("fsdp");
+  EXPECT_EQ(sharded.exit_code, 0) << sharded.err;
+  EXPECT_THAT(sharded.out, ContainsRegex("\nh\\.1 +12 +198272 +0\\.19 +0\\.76\n"));
+  EXPECT_THAT(sharded.out, HasSubstr("4 ranks: 4 slices, each 1 times. A rank needs about"));
+  const auto whole = config("ddp");
+  EXPECT_EQ(whole.exit_code, 0) << whole.err;
+  EXPECT_THAT(whole.out, HasSubstr("every rank holds the whole module: 470528 elements, 1.8 MiB"));
+  const auto wrong = config("{class_path: fsdp, init_args: {units: [blocks.*]}}");
+  EXPECT_EQ(wrong.exit_code, 2);
+  EXPECT_THAT(wrong.err, HasSubstr("the unit pattern 'blocks.*'"));
+}
+
 /// Trains until stopped by `signal`, checks the exit code and the checkpoint, and goes on from it.
 void expect_stop_and_resume(const std::vector<std::string>& command,
                             const std::filesystem::path& dir, int signal, int exit_code) {

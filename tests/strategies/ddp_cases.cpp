@@ -5,7 +5,8 @@
 //   ddp_cases OUT [CASE...]
 //
 // DDP_CASES_STOP=N ends after N steps with a checkpoint in OUT/<case>, DDP_CASES_RESUME=FOLDER goes
-// on from the one in FOLDER/<case>. DDP_CASES_STRATEGY names another strategy than "auto".
+// on from the one in FOLDER/<case>. DDP_CASES_STRATEGY is another strategy than "auto",
+// in YAML.
 
 #include <cstdlib>
 #include <functional>
@@ -369,7 +370,10 @@ void run(const std::string& name, const Case& one, const fs::Path& out) {
   TrainerConfig config = one.config;
   config.default_root_dir = (out / name).string();
   if (const char* strategy = std::getenv("DDP_CASES_STRATEGY")) {
-    config.strategy = strategy;
+    config::Diagnostics diagnostics;
+    config::Codec<Spec<Strategy>>::read(config::parse_yaml(strategy, "DDP_CASES_STRATEGY"),
+                                        "strategy", diagnostics, config.strategy);
+    diagnostics.throw_if_any();
   }
   if (const char* stop = std::getenv("DDP_CASES_STOP")) {
     config.max_steps = std::stoll(stop);

@@ -67,6 +67,7 @@ struct Command {
   const char* doc;
   std::function<int(const Arguments&)> run;
   std::optional<Stage> stage = std::nullopt;
+  bool takes_ranks = false;
   CLI::App* app = nullptr;
   std::string help_class = "";
   CLI::Option* help = nullptr;
@@ -129,12 +130,22 @@ int run(int argc, char** argv) {
       stage_command(Stage::kPredict, "Write the predictions for the prediction data."),
       {"list", "The classes that YAML can name, plug-ins included.", list_classes},
       {"schema", "The JSON schema of configurations, for editors.", print_schema},
+      {.name = "describe-sharding",
+       .doc = "What of the module a rank holds, and the memory that it needs.",
+       .run = describe_sharding,
+       .takes_ranks = true},
   };
   for (Command& command : commands) {
     command.app = app.add_subcommand(command.name, command.doc);
     add_common_options(command);
     if (command.stage) {
       add_stage_options(command);
+    }
+    if (command.takes_ranks) {
+      command.app
+          ->add_option("--ranks", command.arguments.ranks,
+                       "Number of ranks; otherwise that of the configuration.")
+          ->check(CLI::PositiveNumber);
     }
   }
 

@@ -1,6 +1,7 @@
 #pragma once
 // The parsed command line and the subcommands, one source file each.
 
+#include <cstdint>
 #include <optional>
 #include <string>
 
@@ -16,12 +17,14 @@ struct Arguments {
   std::optional<std::string> run;
   std::optional<std::string> init_from;
   bool print_config = false;
+  std::optional<int64_t> ranks;  // of describe-sharding
 };
 
 /// Each returns the exit code and throws the errors of trainer/core/error.h.
 int run_stage(Stage stage, const Arguments& arguments);
 int list_classes(const Arguments& arguments);
 int print_schema(const Arguments& arguments);
+int describe_sharding(const Arguments& arguments);
 
 /// What a Spec can be of.
 inline constexpr const char* kKinds[] = {"module",      "data module", "callback",

@@ -409,8 +409,9 @@ TEST_P(ShardedModuleTest, AParameterThatLeftItsUnitIsNamed) {
   auto one = make_layers();
   const ShardedModule of_one(default_units(*one), comm(), nullptr, options());
   one[1]->as<nn::Linear>()->weight.set_data(torch::ones({8, 8}, torch::kFloat64));
-  expect_named("1.weight",
-               [&] { one->forward(torch::ones({2, 8}, torch::kFloat64)).sum().backward(); });
+  expect_named("1.weight", [&] {
+    one->forward(torch::ones({2, 8}, torch::kFloat64)).sum().backward();
+  });
   auto all = make_layers();
   const ShardedModule of_all(default_units(*all), comm(), nullptr, options());
   all->to(torch::kFloat32);
@@ -452,6 +453,86 @@ TEST_P(ShardedModuleTest, ALayerThatOneRankUsesIsReducedOnAll) {
     expect_same(layers->parameters()[i], whole->parameters()[i]);
   }
   sharded.make_whole();
+}
+
+/// Operators see bfloat16, the optimizer what was there before; what is written stays.
+TEST_P(ShardedModuleTest, ParametersAreUsedInAnotherDtypeThanTheyAreUpdatedIn) {
+  auto layers = linears(3);
+  std::vector<torch::Tensor> before;
+  for (const auto& parameter : layers->parameters()) {
+    comm().broadcast(parameter);
+    before.push_back(parameter.detach().clone());
+  }
+  auto with_dtypes = options();
+  with_dtypes.gathered_dtype = torch::kBFloat16;
+  with_dtypes.reduced_dtype = torch::kFloat32;
+  ShardedModule sharded(default_units(*layers), comm(), nullptr, with_dtypes);
+  {
+    const torch::NoGradGuard no_grad;
+    layers[2]->as<nn::Linear>()->bias.narrow(0, 0, 1).fill_(3);
+  }
+  EXPECT_EQ(layers[0]->as<nn::Linear>()->weight.scalar_type(), torch::kBFloat16);
+  const auto x = numbers({4, 8}, rank()).to(torch::kBFloat16);
+  layers->forward(x).pow(2).mean().backward();
+  std::vector<double> none;
+  sharded.finish_gradients(none);
+  sharded.show_segments();
+  for (const auto& parameter : layers->parameters()) {
+    EXPECT_EQ(parameter.scalar_type(), torch::kFloat32);
+    EXPECT_EQ(parameter.grad().scalar_type(), torch::kFloat32);
+  }
+  std::vector<torch::Tensor> gradients;
+  for (const auto& parameter : layers->parameters()) {
+    gradients.push_back(torch::cat(comm().all_gather_uneven(parameter.grad())));
+  }
+  sharded.make_whole();
+  before[5][0] = 3;
+  for (size_t i = 0; i < before.size(); ++i) {
+    EXPECT_TRUE(torch::equal(layers->parameters()[i], before[i])) << i;
+  }
+  auto whole = linears(3);  // the same in bfloat16, in one process
+  whole->to(torch::kBFloat16);
+  for (size_t i = 0; i < before.size(); ++i) {
+    whole->parameters()[i].set_data(before[i].to(torch::kBFloat16));
+  }
+  for (int r = 0; r < size(); ++r) {
+    whole->forward(numbers({4, 8}, r).to(torch::kBFloat16)).pow(2).mean().backward();
+  }
+  for (size_t i = 0; i < before.size(); ++i) {
+    const auto expected = whole->parameters()[i].grad().to(torch::kFloat32).flatten() / size();
+    EXPECT_LE((gradients[i] - expected).abs().max().item<double>(),
+              0.02 * expected.abs().max().item<double>())
+        << i;
+  }
+}
+
+/// Memory that a step needs is there while it is needed: a unit ahead is on its way, no more.
+TEST_P(ShardedModuleTest, UnitsAreGatheredAheadOfTheirUse) {
+  if (GetParam().shares_memory) {
+    GTEST_SKIP() << "nothing is gathered";
+  }
+  auto layers = linears(5);
+  layers->to(torch::kFloat64);
+  auto ahead = options();
+  ahead.prefetch = 2;
+  ShardedModule sharded(default_units(*layers), comm(), nullptr, ahead);
+  const auto under_way = [&] {
+    std::string names;
+    for (const auto& unit : sharded.units()) {
+      names += unit->is_under_way() ? unit->name() : "";
+    }
+    return names;
+  };
+  const auto x = numbers({4, 8}, rank());
+  layers->forward(x).pow(2).mean().backward();  // learns the order
+  auto hidden = x;
+  const std::vector<std::string> expected = {"12", "23", "34", "4", ""};
+  for (size_t i = 0; i < 5; ++i) {
+    hidden = layers[i]->as<nn::Linear>()->forward(hidden);
+    EXPECT_EQ(under_way(), expected[i]) << i;
+  }
+  hidden.pow(2).mean().backward();
+  EXPECT_EQ(under_way(), "");
 }
 
 TEST_P(ShardedModuleTest, RanksThatUseDifferentLayersAreNamed) {
