@@ -1,6 +1,6 @@
-"""A GPT of the same shape as examples/gpt on Lightning DDP over gloo, on random tokens.
+"""A GPT of the same shape as examples/gpt on Lightning DDP or FSDP2 over gloo, on random tokens.
 
-lightning_gpt.py --ranks N --layers L --dim D --heads H --block B --batch N --steps S      rank 0 prints us_per_step
+lightning_gpt.py [--fsdp] --ranks N --layers L --dim D --heads H --block B --batch N --steps S      rank 0 prints us_per_step
 """
 
 import argparse
@@ -11,7 +11,7 @@ import warnings
 
 import lightning
 import torch
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -41,11 +41,19 @@ class Block(nn.Module):
 class GPT(lightning.LightningModule):
     def __init__(self, options):
         super().__init__()
-        self.steps = options.steps
+        self.steps, self.is_sharded = options.steps, options.fsdp
         self.wte, self.wpe = nn.Embedding(VOCAB, options.dim), nn.Embedding(options.block, options.dim)
         self.blocks = nn.ModuleList(Block(options.dim, options.heads) for _ in range(options.layers))
         self.ln_f = nn.LayerNorm(options.dim)
         self.lm_head = nn.Linear(options.dim, VOCAB, bias=False)
+
+    def configure_model(self):
+        if self.is_sharded:
+            from torch.distributed.fsdp import fully_shard
+            mesh = self.device_mesh["data_parallel"]
+            for block in self.blocks:
+                fully_shard(block, mesh=mesh)
+            fully_shard(self, mesh=mesh)
 
     def training_step(self, batch, batch_idx):
         if batch_idx == self.steps // 5:
@@ -63,11 +71,12 @@ class GPT(lightning.LightningModule):
             print(f"us_per_step={1e6 * (time.perf_counter() - self.begin) / (self.steps - self.steps // 5):.6g}", flush=True)
 
     def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), lr=1e-3, fused=True)
+        return torch.optim.AdamW(self.parameters(), lr=1e-3, fused=not self.is_sharded)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fsdp", action="store_true")
     for name in ("ranks", "layers", "dim", "heads", "block", "batch", "steps"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args()
@@ -76,9 +85,15 @@ def main():
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     lightning.seed_everything(42)
     tokens = torch.randint(0, VOCAB, (options.ranks * options.batch * options.steps, options.block + 1))
+    strategy = "auto"
+    if options.fsdp:
+        strategy = ModelParallelStrategy(
+            data_parallel_size=options.ranks, tensor_parallel_size=1, process_group_backend="gloo")
+    elif options.ranks > 1:
+        strategy = DDPStrategy(process_group_backend="gloo")
     trainer = lightning.Trainer(
         max_steps=options.steps, accelerator="cpu", devices=options.ranks,
-        strategy=DDPStrategy(process_group_backend="gloo") if options.ranks > 1 else "auto",
+        strategy=strategy,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     if "LOCAL_RANK" in os.environ:
         os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[int(os.environ["LOCAL_RANK"]) % os.cpu_count()]})

@@ -12,6 +12,8 @@
 #   loader          DataLoader on the digits          PyTorch's DataLoader              ratio <= 0.1
 #   vs_lightning    Trainer::fit, small MLP           the same on Lightning             ratio <= 0.1
 #   ddp             DDP on 2 ranks, GPT 0.1 M         our own step on 1 rank            ratio <= 1.12
+#   fsdp            FSDP on 2 ranks, GPT 0.1 M        our own step on 1 rank            ratio <= 1.2
+#   sharded_memory  FSDP on 2 ranks, 100 MB, AdamW    DDP                               ratio <= 0.6
 #   allreduce       all_reduce between 2 ranks        MPI_Allreduce                     speed_26m >= 1.2
 #
 # The lines before the last: log_cost says what a call costs (ns_per_log), vs_lightning has the ratio of start-up (at
@@ -20,7 +22,10 @@
 # ddp also has the same step by that of Lightning DDP over gloo (at most 0.263), and of GPT 10.9 M the throughput by that
 # of two copies on one rank each, running at the same time (throughput, at least 0.985; Lightning's beside it). Each rank
 # has one core. allreduce has what a small one adds (added_us, at most 0.3) and the worst speed from 16 KB to 1 MB (0.95).
-# ddp, loader and vs_lightning install Lightning into .deps/venv-lightning first (5 GB).
+# fsdp has the same by Lightning's FSDP2 (at most 0.083), of GPT 10.9 M the throughput (at least 0.96) beside that of our DDP
+# and Lightning's FSDP2, and what meeting operators costs one rank (intercepted, at most 1.1). sharded_memory has peaks in
+# MB over what a rank holds before it builds the model (sharded at most 4 x 100 / 2 + 3 x 12.6 = 239), and PyTorch's.
+# ddp, fsdp, sharded_memory, loader and vs_lightning install Lightning into .deps/venv-lightning first (5 GB).
 
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -39,7 +44,7 @@ while (($# > 0)); do
   esac
 done
 case $name in
-  step_overhead | five_logs | log_cost | cold_start | loader | vs_lightning | ddp | allreduce) ;;
+  step_overhead | five_logs | log_cost | cold_start | loader | vs_lightning | ddp | fsdp | sharded_memory | allreduce) ;;
   *) usage >&2 && exit 2 ;;
 esac
 
@@ -102,6 +107,28 @@ case $name in
     small="2 64 2 32 4"
     compare "$name/by_lightning" us_per_step "$ranks $(gpt 1000 $small)" "$(lightning_gpt 200 $small)"
     compare "$name" us_per_step "$ranks $(gpt 1000 $small)" "$(gpt 1000 $small)"
+    ;;
+  fsdp)
+    install_lightning
+    big="6 384 6 128 8" small="2 64 2 32 4"
+    sharded="--trainer.strategy=fsdp"
+    compare "$name/throughput_of_ddp" us_per_step "$copies $(gpt 20 $big)" "$ranks $(gpt 20 $big)"
+    compare "$name/throughput_of_lightning" us_per_step "$copies $(gpt 20 $big)" "$(lightning_gpt 20 $big) --fsdp"
+    compare "$name/throughput" us_per_step "$copies $(gpt 20 $big)" "$ranks $(gpt 20 $big) $sharded"
+    compare "$name/by_lightning" us_per_step "$ranks $(gpt 1000 $small) $sharded" "$(lightning_gpt 100 $small) --fsdp"
+    compare "$name/intercepted" us_per_step \
+      "$(gpt 1000 $small) '--trainer.strategy={class_path: fsdp, init_args: {intercept: dispatch_key}}'" "$(gpt 1000 $small)"
+    compare "$name" us_per_step "$ranks $(gpt 1000 $small) $sharded" "$(gpt 1000 $small)"
+    ;;
+  sharded_memory)
+    install_lightning
+    peak="python3 benchmarks/peak_memory.py"
+    for mode in ddp fsdp; do
+      compare "$name/${mode}_of_pytorch" peak_mb "$peak $venv/bin/python benchmarks/torch_memory.py $mode --ranks 2"
+    done
+    compare "$name/ddp" peak_mb "$peak $ranks $programs/sharded_memory ddp"
+    compare "$name/sharded" peak_mb "$peak $ranks $programs/sharded_memory fsdp"
+    compare "$name" peak_mb "$peak $ranks $programs/sharded_memory fsdp" "$peak $ranks $programs/sharded_memory ddp"
     ;;
   allreduce) compare "$name" speed_26m,speed_16k_to_1m,added_us "$ranks $programs/allreduce" ;;
   vs_lightning)

@@ -1,5 +1,7 @@
 #include <strategies/fsdp/sharded_module.h>
 
+#include <malloc.h>
+
 #include <algorithm>
 
 #include <fmt/format.h>
@@ -27,6 +29,9 @@ ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& shard,
   for (auto& unit : distinct(plan)) {
     add_unit(std::move(unit));
   }
+#ifdef __GLIBC__
+  ::malloc_trim(0);  // what the parameters lay in is the system's again
+#endif
 }
 
 void ShardedModule::add_unit(UnitPlan plan) {
@@ -55,9 +60,13 @@ void ShardedModule::add_unit(UnitPlan plan) {
 
 ShardedModule::~ShardedModule() {
   for (const auto& unit : units_) {
-    for (const auto& [name, parameter] : unit->parameters()) {
-      set_gradient_hook(parameter, nullptr);
-    }
+    remove_hooks(*unit);
+  }
+}
+
+void ShardedModule::remove_hooks(const ShardedUnit& unit) {
+  for (const auto& [name, parameter] : unit.parameters()) {
+    set_gradient_hook(parameter, nullptr);
   }
 }
 
@@ -179,6 +188,12 @@ void ShardedModule::on_gradient(size_t unit, size_t index) {
   }
 }
 
+/// Whether the unit after that whose turn it is has all its gradients, too.
+bool ShardedModule::next_is_ready() const {
+  return next_reduction_ + 1 < units_.size() &&
+         units_[units_.size() - 2 - next_reduction_]->gradients().num_missing() == 0;
+}
+
 /// From the last unit to the first, on every rank alike.
 void ShardedModule::start_ready_reductions() {
   while (next_reduction_ < units_.size()) {
@@ -188,8 +203,10 @@ void ShardedModule::start_ready_reductions() {
         return;
       }
       // One at a time, for its memory. But it is not waited for: another rank may begin it at the
-      // end of its pass only, for which it needs units of this one.
-      if (under_way_ != nullptr && !under_way_->gradients().reduction_is_done()) {
+      // end of its pass only, for which it needs units of this one. Unless memory is shared; then a
+      // rank is ahead of the others by one unit at most.
+      if (under_way_ != nullptr && !under_way_->gradients().reduction_is_done() &&
+          !(shares_memory_ && next_is_ready())) {
         return;
       }
       start_reduction(unit);
@@ -309,7 +326,7 @@ void ShardedModule::hide_segments() {
   is_current_ = false;
 }
 
-void ShardedModule::make_whole() {
+void ShardedModule::show_whole() {
   abandon_pass();
   hide_segments();
   for (const auto& unit : units_) {
@@ -318,8 +335,24 @@ void ShardedModule::make_whole() {
   is_read_ = false;
 }
 
+void ShardedModule::make_whole() {
+  abandon_pass();
+  hide_segments();
+  for (const auto& unit : units_) {
+    unit->gradients().forget();
+  }
+  for (auto& unit : units_) {  // the memory of one goes before that of the next is needed
+    unit->show_plain();
+    remove_hooks(*unit);
+    unit.reset();
+  }
+  units_.clear();
+  about_.clear();
+  places_.clear();
+}
+
 ShardedModule::WholeParameters::WholeParameters(ShardedModule& module) : module_(module) {
-  module_.make_whole();
+  module_.show_whole();
 }
 
 ShardedModule::WholeParameters::~WholeParameters() {

@@ -69,7 +69,8 @@ class ShardedModule : public ShardedUnit::Owner {
   void show_segments();
   void hide_segments();
 
-  /// Parameters are ordinary tensors again, whole on every rank. Collective: yes.
+  /// Parameters are ordinary tensors again, whole on every rank, and no unit is left. Collective:
+  /// yes.
   void make_whole();
 
   /// Unit and index of a parameter of the module, nullopt for another tensor.
@@ -96,6 +97,8 @@ class ShardedModule : public ShardedUnit::Owner {
   };
 
   void add_unit(UnitPlan plan);
+  static void remove_hooks(const ShardedUnit& unit);
+  void show_whole();
   void wait_for_updates();
   bool frees(const ShardedUnit& unit) const;
   void free_others(const ShardedUnit& needed);
@@ -104,6 +107,7 @@ class ShardedModule : public ShardedUnit::Owner {
   void end_backward();
   void abandon_pass();
   void on_gradient(size_t unit, size_t index);
+  bool next_is_ready() const;
   void start_ready_reductions();
   void start_reduction(ShardedUnit& unit);
   void finish_reduction();

@@ -49,8 +49,9 @@ ShardedUnit::ShardedUnit(Init init)
                : torch::zeros({layout_.shard_numel()}, own_.options().dtype(dtype));
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const auto [first, count] = layout_.segment(i);
-    layout_.segment_in(shard_, i).copy_(
-        parameters_[i].second.detach().reshape({-1}).narrow(0, first, count));
+    segments_.push_back(layout_.segment_in(shard_, i));
+    segments_.back().copy_(parameters_[i].second.detach().reshape({-1}).narrow(0, first, count));
+    views_.push_back(view(layout_.begin(i), layout_.sizes(i), gathered_dtype_));
   }
   show_views();
   drop_contents(freed_message_);
@@ -157,7 +158,7 @@ void ShardedUnit::show_segments() {
   const torch::NoGradGuard no_grad;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     auto parameter = parameters_[i].second;
-    parameter.set_data(layout_.segment_in(shard_, i));
+    parameter.set_data(segments_[i]);
     if (gradients_.has(i)) {
       parameter.mutable_grad() = gradients_.segment(i);
     }
@@ -179,7 +180,7 @@ void ShardedUnit::show_views() {
   const Unguarded unguarded;
   for (size_t i = 0; i < parameters_.size(); ++i) {
     auto parameter = parameters_[i].second;
-    parameter.set_data(view(layout_.begin(i), layout_.sizes(i), gathered_dtype_));
+    parameter.set_data(views_[i]);
   }
 }
 

@@ -94,9 +94,10 @@ class ShardedUnit : public GuardedStorage {
   UnitBuffers& buffers_;
   Owner& owner_;
   UnitGradients gradients_;
-  torch::Tensor shared_;  // the whole, of all ranks
-  torch::Tensor shard_;   // this rank's slice, which the optimizer updates
-  torch::Tensor own_;     // the same as others get it
+  torch::Tensor shared_;                         // the whole, of all ranks
+  torch::Tensor shard_;                          // this rank's slice, which the optimizer updates
+  torch::Tensor own_;                            // the same as others get it
+  std::vector<torch::Tensor> views_, segments_;  // of each parameter, in the storage and in shard_
   torch::Tensor buffer_;  // the whole of this rank alone, while it is there or on its way
   Work gather_;
   torch::Tensor plain_;

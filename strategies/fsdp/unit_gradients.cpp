@@ -60,6 +60,9 @@ void UnitGradients::start_reduction() {
   }
   if (!mean_.defined()) {
     mean_ = ways_.shard.empty({layout_.shard_numel()}, dtype_);
+    for (size_t i = 0; i < states_.size(); ++i) {
+      segments_.push_back(layout_.segment_in(mean_, i));
+    }
   }
   // Ranks need not agree on which parameters have a gradient, so it is not asked for.
   const bool is_first = std::all_of(states_.begin(), states_.end(),
@@ -67,7 +70,7 @@ void UnitGradients::start_reduction() {
   if (!is_first || ways_.dtype != dtype_) {
     for (size_t i = 0; i < states_.size(); ++i) {
       if (states_[i].is_cleared) {
-        segment(i).zero_();
+        segments_[i].zero_();
       }
     }
     reduced_ = ways_.buffers.take(layout_.shard_numel(), ways_.dtype);
@@ -113,6 +116,14 @@ void UnitGradients::drop() {
   for (auto& state : states_) {
     state.is_in_sum = false;
   }
+}
+
+void UnitGradients::forget() {
+  for (size_t i = 0; i < states_.size(); ++i) {
+    clear(i);
+  }
+  segments_.clear();
+  mean_.reset();
 }
 
 void UnitGradients::clear(size_t index) {

@@ -52,9 +52,10 @@ class UnitGradients {
   bool has(size_t index) const { return states_[index].has; }
   void set_has(size_t index, bool has) { states_[index].has = has; }
   /// This rank's segment of it: [count].
-  torch::Tensor segment(size_t index) const { return layout_.segment_in(mean_, index); }
-  /// Forgets the mean of a parameter.
+  const torch::Tensor& segment(size_t index) const { return segments_[index]; }
+  /// Forgets the mean of a parameter, and that of all with their memory.
   void clear(size_t index);
+  void forget();
 
  private:
   struct State {
@@ -69,9 +70,10 @@ class UnitGradients {
   const torch::ScalarType dtype_;
   const ReductionWays ways_;
   std::vector<State> states_;
-  torch::Tensor sum_;      // of the whole, since the last reduction
-  torch::Tensor mean_;     // this rank's slice
-  torch::Tensor reduced_;  // what comes, where it cannot come into the mean
+  torch::Tensor sum_;                    // of the whole, since the last reduction
+  torch::Tensor mean_;                   // this rank's slice
+  std::vector<torch::Tensor> segments_;  // of it, for each parameter
+  torch::Tensor reduced_;                // what comes, where it cannot come into the mean
   Work work_;
   bool is_at_replicas_ = false;
   int64_t num_missing_ = 0;

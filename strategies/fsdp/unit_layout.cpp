@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include <c10/util/strides.h>
+
 namespace trainer {
 namespace {
 
@@ -16,7 +18,9 @@ int64_t aligned(int64_t numel, int64_t alignment) {
 
 UnitLayout::UnitLayout(const std::vector<torch::Tensor>& tensors, int rank, int ranks) {
   for (const auto& tensor : tensors) {
-    places_.push_back({tensor.sizes().vec(), numel_, tensor.numel()});
+    const auto strides = c10::contiguous_strides(tensor.sizes());
+    places_.push_back(
+        {tensor.sizes().vec(), {strides.begin(), strides.end()}, numel_, tensor.numel()});
     numel_ += aligned(tensor.numel(), kAlignment);
   }
   numel_ = aligned(numel_, kAlignment * ranks);
@@ -33,7 +37,7 @@ UnitLayout::Segment UnitLayout::segment(size_t index) const {
 
 torch::Tensor UnitLayout::parameter_in(const torch::Tensor& whole, size_t index) const {
   const auto& place = places_[index];
-  return whole.narrow(0, place.begin, place.numel).view(place.sizes);
+  return whole.as_strided(place.sizes, place.strides, whole.storage_offset() + place.begin);
 }
 
 torch::Tensor UnitLayout::shard_in(const torch::Tensor& whole) const {

@@ -36,7 +36,7 @@ class UnitLayout {
 
  private:
   struct Place {
-    std::vector<int64_t> sizes;
+    std::vector<int64_t> sizes, strides;
     int64_t begin = 0, numel = 0;
   };
 
