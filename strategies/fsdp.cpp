@@ -47,7 +47,7 @@ torch::Tensor sum_of_squares(const std::vector<torch::Tensor>& tensors, torch::D
 
 }  // namespace
 
-FSDP::FSDP(Init /*init*/) {}
+FSDP::FSDP(Init init) : init_(std::move(init)) {}
 FSDP::~FSDP() = default;
 
 void FSDP::setup_module(torch::nn::Module& module) {
@@ -107,23 +107,14 @@ std::shared_ptr<void> FSDP::segments() {
   return {nullptr, [this](void*) { sharded_->hide_segments(); }};
 }
 
-torch::Tensor FSDP::whole_state(const torch::Tensor& parameter, const torch::Tensor& state) {
+std::optional<Segment> FSDP::segment_of(const torch::Tensor& parameter) const {
   const auto place = sharded_->place_of(parameter);
-  if (!place || state.dim() == 0) {
-    return state;
+  if (!place) {
+    return std::nullopt;
   }
   const auto& unit = *sharded_->units()[place->first];
-  const auto parts = communicator().all_gather_uneven(state.contiguous());
-  return torch::cat(parts).view(unit.parameters()[place->second].sizes);
-}
-
-torch::Tensor FSDP::own_state(const torch::Tensor& parameter, const torch::Tensor& whole) {
-  const auto place = sharded_->place_of(parameter);
-  if (!place || whole.dim() == 0) {
-    return whole;
-  }
-  const auto [first, count] = sharded_->units()[place->first]->place_of_segment(place->second);
-  return whole.reshape({-1}).narrow(0, first, count).clone();
+  const auto [first, count] = unit.place_of_segment(place->second);
+  return Segment{unit.parameters()[place->second].sizes, first, count};
 }
 
 }  // namespace trainer

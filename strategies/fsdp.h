@@ -5,6 +5,8 @@
 // configure_optimizers() and the loop stay as they are. Source: Zhao et al. 2023, arXiv:2304.11277.
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include <strategies/distributed.h>
@@ -21,7 +23,13 @@ class FSDP : public Distributed, private Sharding {
       "Every rank holds a slice of the parameters, gradients and optimizer state.";
 
   struct Init {
-    static constexpr auto fields() { return std::tuple{}; }
+    std::string state_dict_type = "sharded";
+    static constexpr auto fields() {
+      return std::tuple{
+          config::field<&Init::state_dict_type>("Checkpoints: sharded, each rank writes its part; "
+                                                "full, rank 0 writes those of one process.",
+                                                config::one_of("sharded", "full"))};
+    }
   };
 
   FSDP() : FSDP(Init{}) {}
@@ -48,9 +56,10 @@ class FSDP : public Distributed, private Sharding {
  private:
   std::shared_ptr<void> whole_parameters() override;
   std::shared_ptr<void> segments() override;
-  torch::Tensor whole_state(const torch::Tensor& parameter, const torch::Tensor& state) override;
-  torch::Tensor own_state(const torch::Tensor& parameter, const torch::Tensor& whole) override;
+  std::optional<Segment> segment_of(const torch::Tensor& parameter) const override;
+  bool saves_whole() const override { return init_.state_dict_type == "full"; }
 
+  Init init_;
   std::unique_ptr<ShardedModule> sharded_;
 };
 

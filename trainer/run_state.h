@@ -9,8 +9,9 @@
 
 namespace trainer {
 
-/// Writes the whole state of a fit to the folder `path`, on rank 0. Throws IoError. Collective:
-/// yes. Syncs: yes.
+/// Writes the whole state of a fit to the folder `path`: rank 0 does, or where parameters are
+/// sharded every rank its part. Throws IoError, where they are on all ranks alike. Collective: yes.
+/// Syncs: yes.
 void save_run(const fs::Path& path, Run& run, FitLoop& loop);
 
 /// The state in a checkpoint, given back part by part. Everything throws CheckpointError where the

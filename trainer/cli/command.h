@@ -9,19 +9,22 @@
 
 namespace trainer {
 
-/// What follows `trainer fit`.
+/// What follows a subcommand.
 struct Arguments {
   ConfigSources config;
   std::optional<std::string> ckpt_path;
   std::optional<std::string> run;
   std::optional<std::string> init_from;
   bool print_config = false;
+  std::string checkpoint;  // of `checkpoint consolidate`
+  std::string output;
 };
 
 /// Each returns the exit code and throws the errors of trainer/core/error.h.
 int run_stage(Stage stage, const Arguments& arguments);
 int list_classes(const Arguments& arguments);
 int print_schema(const Arguments& arguments);
+int consolidate_checkpoint(const Arguments& arguments);
 
 /// What a Spec can be of.
 inline constexpr const char* kKinds[] = {"module",      "data module", "callback",
