@@ -16,7 +16,7 @@
 namespace trainer {
 namespace {
 
-constexpr int64_t kPieceBytes = int64_t{32} << 20;
+constexpr int64_t kPieceBytes = int64_t{8} << 20;
 
 /// What this rank could not do, empty where it could. Ranks that have lost each other cannot tell
 /// each other of it.
@@ -71,10 +71,11 @@ void gather(const torch::Tensor& own, const Segment& segment, bool contributes, 
   const int64_t own_first = segment.first * width;
   const int64_t own_end = contributes ? own_first + segment.count * width : own_first;
   const auto own_bytes = own.detach().contiguous().view(torch::kUInt8);
+  const auto buffer = torch::empty({std::min(size, kPieceBytes)}, own_bytes.options());
   for (int64_t first = 0; first < size; first += kPieceBytes) {
     const int64_t end = std::min(first + kPieceBytes, size);
     // Each rank adds its bytes to zeros: the sum is the bytes of all, exactly.
-    auto piece = torch::zeros({end - first}, own_bytes.options());
+    auto piece = buffer.narrow(0, 0, end - first).zero_();
     const int64_t begin = std::max(first, own_first);
     const int64_t count = std::min(end, own_end) - begin;
     if (count > 0) {

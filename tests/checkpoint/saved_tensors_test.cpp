@@ -49,7 +49,8 @@ class SavedTensorsTest : public testing::Test {
   /// What is wrong with them, apart from the advice.
   std::string refused() const {
     const std::string text = thrown<CheckpointError>([&] { parts(); });
-    return text.substr(text.find(": ") + 2, text.find('\n') - text.find(": ") - 2);
+    const size_t begin = text.find(": ") + 2;
+    return text.substr(begin, text.find(".\n") - begin);
   }
 
   TempDir dir_;

@@ -201,7 +201,7 @@ MappedFile::~MappedFile() {
 
 void MappedFile::stream(uint64_t offset, uint64_t size,
                         const std::function<void(std::span<const std::byte>)>& take) const {
-  constexpr uint64_t kPiece = uint64_t{16} << 20;  // a multiple of every size of pages
+  constexpr uint64_t kPiece = uint64_t{4} << 20;  // a multiple of every size of pages
   for (const uint64_t end = offset + size; offset < end;) {
     const uint64_t next = std::min(end, (offset / kPiece + 1) * kPiece);
     take(bytes().subspan(offset, next - offset));
