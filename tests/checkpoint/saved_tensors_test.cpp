@@ -1,9 +1,13 @@
 #include <trainer/checkpoint/saved_tensors.h>
 
+#include <fstream>
+#include <set>
+
 #include <gtest/gtest.h>
 
 #include <trainer/core/error.h>
 
+#include <tests/support/memory.h>
 #include <tests/support/process.h>
 #include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
@@ -176,12 +180,16 @@ TEST_F(SavedTensorsTest, WithDamagedMetadataAreRefused) {
 }
 
 TEST_F(SavedTensorsTest, AreWrittenToOneFileAsIfTheyHadNeverBeenApart) {
-  const auto large = torch::rand({5, 1 << 20});  // several pieces of a stream
+  const auto large = torch::rand({16, 1 << 20});  // several pieces of a stream
   add_part({{"a", a_, 8, 4}, {"large", large, 0, 1'000'003}},
            {{"count", torch::arange(3)}, {"empty", torch::zeros({0, 4})}});
   add_part({{"a", a_, 0, 8}});
-  add_part({{"large", large, 1'000'003, (5 << 20) - 1'000'003}});
-  parts().save_whole(dir_ / "joined");
+  add_part({{"large", large, 1'000'003, (16 << 20) - 1'000'003}});
+  const auto saved = parts();
+  std::ofstream("/proc/self/clear_refs") << "5";  // the high-water mark begins here
+  const auto before = test::memory_bytes("VmHWM");
+  saved.save_whole(dir_ / "joined");
+  EXPECT_LT(test::memory_bytes("VmHWM") - before, 12 << 20) << "of 64 MiB";
   safetensors::save(
       dir_ / "expected",
       {{"a", a_}, {"large", large}, {"count", torch::arange(3)}, {"empty", torch::zeros({0, 4})}});
@@ -192,7 +200,7 @@ TEST_F(SavedTensorsTest, AreWrittenToOneFileAsIfTheyHadNeverBeenApart) {
                                  ".items()): print(name, x.shape, x.dtype)\n",
                                  (dir_ / "joined").string()});
   EXPECT_EQ(result.out,
-            "a (3, 4) float32\ncount (3,) int64\nempty (0, 4) float32\nlarge (5, 1048576) "
+            "a (3, 4) float32\ncount (3,) int64\nempty (0, 4) float32\nlarge (16, 1048576) "
             "float32\n")
       << result.err;
 }

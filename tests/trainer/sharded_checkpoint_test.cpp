@@ -205,7 +205,8 @@ class SaveTwice : public Callback {
 };
 
 /// A module with callbacks of its own.
-class With : public Mixed {
+template <class M>
+class With : public M {
  public:
   explicit With(std::shared_ptr<Callback> callback) : callback_(std::move(callback)) {}
   std::vector<std::shared_ptr<Callback>> configure_callbacks() override { return {callback_}; }
@@ -216,7 +217,7 @@ class With : public Mixed {
 
 void fit_with(std::shared_ptr<Callback> callback, const Spec<Strategy>& strategy = sharded()) {
   seed_everything(5);
-  With module(std::move(callback));
+  With<Mixed> module(std::move(callback));
   ToyData data;
   TrainerConfig config = quiet();
   config.strategy = strategy;
@@ -420,20 +421,11 @@ class MeasuresSaving : public Callback {
   fs::Path path_;
 };
 
-class MeasuredLarge : public Large {
- public:
-  explicit MeasuredLarge(std::shared_ptr<Callback> callback) : callback_(std::move(callback)) {}
-  std::vector<std::shared_ptr<Callback>> configure_callbacks() override { return {callback_}; }
-
- private:
-  std::shared_ptr<Callback> callback_;
-};
-
 TEST(ShardedCheckpoint, IsSavedWithoutTheWholeInAnyMemory) {
   const SharedDir dir;
   for (const auto& strategy : {sharded(), full()}) {
     const auto measure = std::make_shared<MeasuresSaving>(dir / "a.ckpt");
-    MeasuredLarge module(measure);
+    With<Large> module(measure);
     ToyData data;
     TrainerConfig config = quiet();
     config.strategy = strategy;
