@@ -187,10 +187,18 @@ Progress SavedRun::progress() const {
   return reading(path(), [&] { return state_.at("loop").get<Progress>(); });
 }
 
-void SavedRun::restore_weights(Module& module) const {
+void SavedRun::call_load_hook(Module& module) const {
   module.on_load_checkpoint(reading(path(), [&] { return state_.at("user"); }));
+}
+
+void SavedRun::restore_module(Module& module) const {
+  call_load_hook(module);
+  restore_weights(module, nullptr);
+}
+
+void SavedRun::restore_weights(Module& module, const Sharding* sharding) const {
   try {
-    load_module_state(module, checkpoint_.saved(kModel));
+    load_module_state(module, checkpoint_.saved(kModel), segments_of(sharding));
   } catch (const CheckpointError& error) {
     const std::string saved = checkpoint_.about().value("module", "");
     if (saved == class_name(module)) {
@@ -202,8 +210,18 @@ void SavedRun::restore_weights(Module& module) const {
 }
 
 void SavedRun::restore_model(Run& run) const {
-  restore_weights(run.module);
+  call_load_hook(run.module);
+  if (run.strategy.sharding() == nullptr) {
+    restore_weights(run.module, nullptr);
+  }
   run.callbacks.call<&C::on_load_checkpoint>(reading(path(), [&] { return state_.at("user"); }));
+}
+
+void SavedRun::restore_segments(Run& run) const {
+  if (Sharding* const sharding = run.strategy.sharding()) {
+    const auto scope = sharding->segments();
+    restore_weights(run.module, sharding);
+  }
 }
 
 void SavedRun::restore_callbacks(Run& run) const {

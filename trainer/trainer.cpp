@@ -346,6 +346,9 @@ void Trainer::set_up(const SavedRun* saved) {
   open_loggers(saved);
   strategy_->set_sync_batchnorm(config_.sync_batchnorm && stage_ == Stage::kFit);
   strategy_->setup_module(run_->module);
+  if (saved != nullptr) {
+    saved->restore_segments(*run_);
+  }
 }
 
 void Trainer::tear_down(std::string_view status) {

@@ -104,21 +104,26 @@ StatePart module_part(const torch::nn::Module& module, const SegmentOf& segment_
   return part;
 }
 
-void load_module_state(torch::nn::Module& module, const SavedTensors& saved) {
-  const auto own = module_state(module);
+void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
+                       const SegmentOf& segment_of) {
+  const auto own =
+      segment_of ? module_part(module, segment_of) : StatePart{module_state(module), {}};
   std::vector<std::string> problems;
   std::set<std::string> known;
-  for (const auto& [name, tensor] : own) {
+  for (const auto& [name, tensor] : own.tensors) {
     known.insert(name);
+    const auto segment = own.segments.find(name);
+    const auto sizes = segment != own.segments.end() ? segment->second.sizes : tensor.sizes().vec();
     if (!saved.contains(name)) {
-      problems.push_back(fmt::format("missing in the checkpoint: {} {}", name, shape_of(tensor)));
+      problems.push_back(fmt::format("missing in the checkpoint: {} {}", name,
+                                     shape_of(sizes, tensor.scalar_type())));
       continue;
     }
     const bool converts = c10::isFloatingType(saved.dtype(name)) && tensor.is_floating_point();
-    if (tensor.sizes() != saved.sizes(name) ||
-        (saved.dtype(name) != tensor.scalar_type() && !converts)) {
+    if (sizes != saved.sizes(name) || (saved.dtype(name) != tensor.scalar_type() && !converts)) {
       problems.push_back(fmt::format("other shape: {} is {} in the checkpoint, {} in the module",
-                                     name, shape_of(saved, name), shape_of(tensor)));
+                                     name, shape_of(saved, name),
+                                     shape_of(sizes, tensor.scalar_type())));
     }
   }
   for (const auto& name : saved.names()) {
@@ -137,9 +142,12 @@ void load_module_state(torch::nn::Module& module, const SavedTensors& saved) {
                     saved.path().string(), all));
   }
   const torch::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : own) {
+  for (const auto& [name, tensor] : own.tensors) {
     torch::Tensor target = tensor;
-    target.copy_(saved.tensor(name));
+    const auto segment = own.segments.find(name);
+    target.copy_(segment != own.segments.end()
+                     ? saved.range(name, segment->second.first, segment->second.count)
+                     : saved.tensor(name));
   }
 }
 

@@ -35,8 +35,10 @@ StatePart module_part(const torch::nn::Module& module, const SegmentOf& segment_
 
 /// Copies the values into the module, converted to its floating-point formats. Throws
 /// CheckpointError that lists every key that is missing, unexpected, or has another shape or kind
-/// of dtype, with the shapes; the module is then unchanged.
-void load_module_state(torch::nn::Module& module, const SavedTensors& saved);
+/// of dtype, with the shapes; the module is then unchanged. Of parameters that are segments it
+/// reads theirs alone.
+void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
+                       const SegmentOf& segment_of = {});
 
 /// Fine-tuning: copies those values whose names and shapes fit, converted to the module's dtypes,
 /// and leaves the rest of the module as it was made. Returns a report of what was taken, kept and
