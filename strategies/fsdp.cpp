@@ -215,23 +215,14 @@ std::shared_ptr<void> FSDP::segments() {
   return {nullptr, [this](void*) { sharded_->hide_segments(); }};
 }
 
-torch::Tensor FSDP::whole_state(const torch::Tensor& parameter, const torch::Tensor& state) {
+std::optional<Segment> FSDP::segment_of(const torch::Tensor& parameter) const {
   const auto place = sharded_->place_of(parameter);
-  if (!place || state.dim() == 0) {
-    return state;
+  if (!place) {
+    return std::nullopt;
   }
   const auto& unit = *sharded_->units()[place->first];
-  const auto parts = mesh_->axis("shard").all_gather_uneven(state.contiguous());
-  return torch::cat(parts).view(unit.layout().sizes(place->second));
-}
-
-torch::Tensor FSDP::own_state(const torch::Tensor& parameter, const torch::Tensor& whole) {
-  const auto place = sharded_->place_of(parameter);
-  if (!place || whole.dim() == 0) {
-    return whole;
-  }
-  const auto [first, count] = sharded_->units()[place->first]->layout().segment(place->second);
-  return whole.reshape({-1}).narrow(0, first, count).clone();
+  const auto [first, count] = unit.layout().segment(place->second);
+  return Segment{unit.layout().sizes(place->second), first, count};
 }
 
 }  // namespace trainer

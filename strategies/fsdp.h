@@ -37,6 +37,7 @@ class FSDP : public Distributed, private Sharding {
     bool reduce_each_batch = true;
     int64_t prefetch = 1;
     std::string intercept = "auto";
+    std::string state_dict_type = "sharded";
 
     static constexpr auto fields() {
       using config::field, config::at_least, config::one_of;
@@ -71,6 +72,10 @@ class FSDP : public Distributed, private Sharding {
               "How operators that use parameters are met. auto: by dispatch key where LibTorch has "
               "it, and not at all on one rank.",
               one_of("auto", "dispatch_key", "observer")),
+          field<&Init::state_dict_type>(
+              "Checkpoints: sharded, each rank writes its part; full, rank 0 writes those of one "
+              "process.",
+              one_of("sharded", "full")),
       };
     }
   };
@@ -80,8 +85,8 @@ class FSDP : public Distributed, private Sharding {
   explicit FSDP(Init init);
   ~FSDP() override;
 
-  /// Shards the module. Throws ConfigError where a setting does not fit it or the ranks. Collective:
-  /// yes.
+  /// Shards the module. Throws ConfigError where a setting does not fit it or the ranks.
+  /// Collective: yes.
   void setup_module(torch::nn::Module& module) override;
   void teardown_module(torch::nn::Module& module) override;
   Sharding* sharding() override { return sharded_ != nullptr ? this : nullptr; }
@@ -101,8 +106,9 @@ class FSDP : public Distributed, private Sharding {
  private:
   std::shared_ptr<void> whole_parameters() override;
   std::shared_ptr<void> segments() override;
-  torch::Tensor whole_state(const torch::Tensor& parameter, const torch::Tensor& state) override;
-  torch::Tensor own_state(const torch::Tensor& parameter, const torch::Tensor& whole) override;
+  std::optional<Segment> segment_of(const torch::Tensor& parameter) const override;
+  bool writes_parts() const override { return mesh_->axis("replicate").rank() == 0; }
+  bool saves_whole() const override { return init_.state_dict_type == "full"; }
 
   std::vector<UnitPlan> plan_of(const torch::nn::Module& module) const;
   /// {replicate, shard}, for so many ranks on so many nodes.

@@ -24,7 +24,7 @@ config::Node saved_init_args(const CheckpointReader& checkpoint) {
 
 void load_weights(Module& module, const CheckpointReader& checkpoint) {
   module.configure_model();
-  SavedRun(checkpoint).restore_weights(module);
+  SavedRun(checkpoint).restore_module(module);
   module.eval();
 }
 

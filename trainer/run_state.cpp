@@ -12,6 +12,7 @@
 #include <trainer/core/seed.h>
 #include <trainer/core/type_name.h>
 #include <trainer/optim/optimizer_state.h>
+#include <trainer/save_together.h>
 #include <trainer/version.h>
 
 namespace trainer {
@@ -19,7 +20,7 @@ namespace {
 
 using C = Callback;
 
-constexpr const char* kWeights = "model.safetensors";
+constexpr const char* kModel = "model";
 constexpr const char* kState = "trainer_state.json";
 
 /// Class name, its own key, and a number where two would be alike: what a checkpoint calls a
@@ -68,8 +69,25 @@ void load_states(const std::vector<std::shared_ptr<T>>& objects, const nlohmann:
 }
 
 /// The first optimizer's tensors are called "optimizer", those of others "optimizer1" and so on.
-std::string optimizer_file(size_t index) {
-  return fmt::format("optimizer{}-rank00000.safetensors", index == 0 ? "" : std::to_string(index));
+std::string optimizer_name(size_t index) {
+  return index == 0 ? "optimizer" : fmt::format("optimizer{}", index);
+}
+
+SegmentOf segments_of(const Sharding* sharding) {
+  return [sharding](const torch::Tensor& parameter) {
+    return sharding != nullptr ? sharding->segment_of(parameter) : std::nullopt;
+  };
+}
+
+/// The tensors that this rank has of the module and of each optimizer.
+std::vector<NamedPart> state_parts(const Module& module, Optimization& optimization,
+                                   const Sharding* sharding) {
+  std::vector<NamedPart> parts = {{kModel, module_part(module, segments_of(sharding))}};
+  for (size_t i = 0; i < optimization.num_optimizers(); ++i) {
+    parts.push_back({optimizer_name(i),
+                     optimizer_part(module, optimization.optimizer(i), segments_of(sharding))});
+  }
+  return parts;
 }
 
 double first_lr(const torch::optim::Optimizer& optimizer) {
@@ -135,33 +153,27 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
   if (sharding == nullptr && !run.strategy.is_global_zero()) {
     return;
   }
-  OfState whole;
+  const auto add_rest = [&](CheckpointPart& part) {
+    part.add_text(kState, state.dump(1) + "\n");
+    part.add_text("config.yaml", config::to_yaml(run.hyperparams));
+  };
+  const nlohmann::json about = {{"module", class_name(run.module)},
+                                {"epoch", state["loop"]["current_epoch"]},
+                                {"global_step", run.progress.global_step},
+                                {"world_size", run.strategy.world_size()},
+                                {"trainer", kVersion}};
+  const auto scope = sharding != nullptr ? sharding->segments() : nullptr;
+  const auto parts = state_parts(run.module, optimization, sharding);
   if (sharding != nullptr) {
-    whole = [&](const torch::Tensor& parameter, const torch::Tensor& of_it) {
-      const auto tensor = sharding->whole_state(parameter, of_it);
-      return run.strategy.is_global_zero() ? tensor : torch::Tensor();
-    };
-  }
-  std::vector<safetensors::Tensors> of_optimizers;
-  for (size_t i = 0; i < optimization.num_optimizers(); ++i) {
-    of_optimizers.push_back(optimizer_tensors(run.module, optimization.optimizer(i), whole));
-  }
-  const auto scope = sharding != nullptr ? sharding->whole_parameters() : nullptr;
-  if (!run.strategy.is_global_zero()) {
+    save_together(path, parts, add_rest, about, run.strategy, *sharding);
     return;
   }
   CheckpointWriter writer(path);
-  writer.add_tensors(kWeights, module_state(run.module));
-  for (size_t i = 0; i < of_optimizers.size(); ++i) {
-    writer.add_tensors(optimizer_file(i), of_optimizers[i]);
+  for (const auto& [name, part] : parts) {
+    writer.add_tensors(whole_file(name), part.tensors);
   }
-  writer.add_text(kState, state.dump(1) + "\n");
-  writer.add_text("config.yaml", config::to_yaml(run.hyperparams));
-  writer.commit({{"module", class_name(run.module)},
-                 {"epoch", state["loop"]["current_epoch"]},
-                 {"global_step", run.progress.global_step},
-                 {"world_size", run.strategy.world_size()},
-                 {"trainer", kVersion}});
+  add_rest(writer);
+  writer.commit(about);
 }
 
 SavedRun::SavedRun(const CheckpointReader& checkpoint)
@@ -175,10 +187,18 @@ Progress SavedRun::progress() const {
   return reading(path(), [&] { return state_.at("loop").get<Progress>(); });
 }
 
-void SavedRun::restore_weights(Module& module) const {
+void SavedRun::call_load_hook(Module& module) const {
   module.on_load_checkpoint(reading(path(), [&] { return state_.at("user"); }));
+}
+
+void SavedRun::restore_module(Module& module) const {
+  call_load_hook(module);
+  restore_weights(module, nullptr);
+}
+
+void SavedRun::restore_weights(Module& module, const Sharding* sharding) const {
   try {
-    load_module_state(module, checkpoint_.tensors(kWeights));
+    load_module_state(module, checkpoint_.saved(kModel), segments_of(sharding));
   } catch (const CheckpointError& error) {
     const std::string saved = checkpoint_.about().value("module", "");
     if (saved == class_name(module)) {
@@ -190,8 +210,18 @@ void SavedRun::restore_weights(Module& module) const {
 }
 
 void SavedRun::restore_model(Run& run) const {
-  restore_weights(run.module);
+  call_load_hook(run.module);
+  if (run.strategy.sharding() == nullptr) {
+    restore_weights(run.module, nullptr);
+  }
   run.callbacks.call<&C::on_load_checkpoint>(reading(path(), [&] { return state_.at("user"); }));
+}
+
+void SavedRun::restore_segments(Run& run) const {
+  if (Sharding* const sharding = run.strategy.sharding()) {
+    const auto scope = sharding->segments();
+    restore_weights(run.module, sharding);
+  }
 }
 
 void SavedRun::restore_callbacks(Run& run) const {
@@ -210,12 +240,6 @@ void SavedRun::restore_loggers(Run& run) const {
 void SavedRun::restore_loop(FitLoop& loop, Run& run) const {
   Sharding* const sharding = run.strategy.sharding();
   const auto scope = sharding != nullptr ? sharding->segments() : nullptr;
-  OfState own;
-  if (sharding != nullptr) {
-    own = [&](const torch::Tensor& parameter, const torch::Tensor& whole) {
-      return sharding->own_state(parameter, whole);
-    };
-  }
   reading(path(), [&] {
     loop.load_state_dict(state_.at("loop"));
     const auto& groups = state_.at("optimizers");
@@ -229,7 +253,8 @@ void SavedRun::restore_loop(FitLoop& loop, Run& run) const {
     for (size_t i = 0; i < groups.size(); ++i) {
       auto& optimizer = optimization.optimizer(i);
       const double configured = first_lr(optimizer);
-      load_optimizer(run.module, optimizer, checkpoint_.tensors(optimizer_file(i)), groups[i], own);
+      load_optimizer(run.module, optimizer, checkpoint_.saved(optimizer_name(i)), groups[i],
+                     segments_of(sharding));
       tell_of_other_lr(configured, first_lr(optimizer), !optimization.lr_schedulers().empty());
     }
     optimization.show_training_parameters();

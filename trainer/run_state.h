@@ -9,8 +9,9 @@
 
 namespace trainer {
 
-/// Writes the whole state of a fit to the folder `path`, on rank 0. Throws IoError. Collective:
-/// yes. Syncs: yes.
+/// Writes the whole state of a fit to the folder `path`: rank 0 does, or where parameters are
+/// sharded every rank its part. Throws IoError, where they are on all ranks alike. Collective: yes.
+/// Syncs: yes.
 void save_run(const fs::Path& path, Run& run, FitLoop& loop);
 
 /// The state in a checkpoint, given back part by part. Everything throws CheckpointError where the
@@ -24,9 +25,11 @@ class SavedRun {
   Progress progress() const;
 
   /// The module's hook and its weights.
-  void restore_weights(Module& module) const;
-  /// The same with the callbacks' hooks.
+  void restore_module(Module& module) const;
+  /// The same with the callbacks' hooks, apart from weights that are going to be sharded.
   void restore_model(Run& run) const;
+  /// Those weights, into this rank's segments of them.
+  void restore_segments(Run& run) const;
   /// The states of the data module and the callbacks.
   void restore_callbacks(Run& run) const;
   /// Cuts what loggers wrote after the checkpoint.
@@ -35,6 +38,9 @@ class SavedRun {
   void restore_loop(FitLoop& loop, Run& run) const;
 
  private:
+  void call_load_hook(Module& module) const;
+  void restore_weights(Module& module, const Sharding* sharding) const;
+
   const CheckpointReader& checkpoint_;
   nlohmann::json state_;
 };

@@ -5,12 +5,15 @@
 #include <array>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include <torch/nn/module.h>
 #include <torch/optim/optimizer.h>
 #include <torch/types.h>
+
+#include <trainer/core/segment.h>
 
 namespace trainer {
 
@@ -27,11 +30,12 @@ class Sharding {
   /// While the returned object lives, parameters are this rank's one-dimensional segments of them,
   /// as an optimizer sees them.
   virtual std::shared_ptr<void> segments() = 0;
-  /// What an optimizer keeps for the elements of a segment, for those of the whole parameter; what
-  /// it keeps otherwise (a step count) stays as it is. Collective: yes.
-  virtual torch::Tensor whole_state(const torch::Tensor& parameter, const torch::Tensor& state) = 0;
-  /// The other way round.
-  virtual torch::Tensor own_state(const torch::Tensor& parameter, const torch::Tensor& whole) = 0;
+  /// Which segment of a parameter this rank holds, nothing for a tensor that is not sharded.
+  virtual std::optional<Segment> segment_of(const torch::Tensor& parameter) const = 0;
+  /// Whether checkpoints take this rank's segments: of ranks that hold the same ones, one.
+  virtual bool writes_parts() const { return true; }
+  /// Whether checkpoints are those of one process, which rank 0 writes, in place of parts by ranks.
+  virtual bool saves_whole() const { return false; }
 };
 
 class Strategy {

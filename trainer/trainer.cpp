@@ -341,13 +341,14 @@ void Trainer::set_up(const SavedRun* saved) {
   // Taken once: what a fit has made of the weights is not undone by the test after it.
   const auto init_from = std::exchange(init_from_, std::nullopt);
   if (init_from && saved == nullptr && strategy_->is_global_zero()) {  // the others get them by it
-    const bool is_checkpoint = std::filesystem::is_directory(*init_from);
-    const safetensors::File weights(is_checkpoint ? *init_from / "model.safetensors" : *init_from);
-    log::info(init_module_state(run_->module, weights));
+    log::info(init_module_state(run_->module, open_weights(*init_from)));
   }
   open_loggers(saved);
   strategy_->set_sync_batchnorm(config_.sync_batchnorm && stage_ == Stage::kFit);
   strategy_->setup_module(run_->module);
+  if (saved != nullptr) {
+    saved->restore_segments(*run_);
+  }
 }
 
 void Trainer::tear_down(std::string_view status) {

@@ -100,6 +100,38 @@ TEST_F(CliTest, InitFromGivesTheWeightsOfAnEvaluationToo) {
   }
 }
 
+TEST_F(CliTest, ConsolidateTakesAWholeCheckpointToo) {
+  const std::string checkpoint = train();
+  const auto result = trainer({"checkpoint", "consolidate", checkpoint, "--output", "."});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_TRUE(read_file(dir_ / "model.safetensors") ==
+              read_file(dir_ / checkpoint / "model.safetensors"));
+}
+
+TEST_F(CliTest, ConsolidateSaysWhatItMisses) {
+  const auto fails = [&](const std::vector<std::string>& words, int exit_code,
+                         const std::string& message) {
+    const auto result = trainer(words);
+    EXPECT_EQ(result.exit_code, exit_code) << message;
+    EXPECT_THAT(result.err, StartsWith("error: " + message));
+  };
+  fails({"checkpoint"}, 2, "command line: A subcommand is required");
+  fails({"checkpoint", "consolidat"}, 2,
+        "command line: there is no subcommand 'consolidat'. Did you mean 'consolidate'?");
+  fails({"checkpoint", "consolidate"}, 2, "command line: checkpoint is required");
+  fails({"checkpoint", "consolidate", "x"}, 2, "command line: --output is required");
+  fails({"checkpoint", "consolidate", "x", "--output", "y", "--z"}, 2,
+        "command line: The following argument was not expected: --z");
+  fails({"checkpoint", "consolidate", "x", "--output", "y"}, 66,
+        "x: there is no such checkpoint folder.");
+  const std::string checkpoint = train();
+  fails({"checkpoint", "consolidate", checkpoint, "--output", "nowhere/y"}, 74,
+        "nowhere/y.tmp: cannot write: No such file or directory.");
+  const auto help = trainer({"checkpoint", "consolidate", "--help"});
+  EXPECT_EQ(help.exit_code, 0);
+  EXPECT_THAT(help.out, HasSubstr("--output"));
+}
+
 TEST_F(CliTest, ResumedRunKeepsItsSeedAndSaysSo) {
   train();
   const auto same = base("fit", {"--ckpt_path=last", "--trainer.max_epochs=2"});

@@ -85,6 +85,32 @@ TEST_F(LaunchTest, DevicesAloneStartsTheProcesses) {
   expect_log_alone(result.err);
 }
 
+TEST_F(LaunchTest, ACheckpointOfWhichEachRankWroteAPartIsMadeOneFile) {
+  const auto trained = start(
+      command({"fit", "--config", "base.yaml", "--trainer.devices=2", "--trainer.strategy=fsdp"}));
+  ASSERT_EQ(trained.exit_code, 0) << trained.err;
+  const std::string checkpoint = "runs/version_0/checkpoints/epoch=0-step=4.ckpt";
+  ASSERT_TRUE(std::filesystem::exists(dir_ / checkpoint / "model-rank00001.safetensors"));
+  for (const std::string output : {"weights.safetensors", "new/folder/"}) {
+    const auto file = output + (output.ends_with("/") ? "model.safetensors" : "");
+    const auto result = trainer({"checkpoint", "consolidate", checkpoint, "--output", output});
+    ASSERT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(result.out, "weights     " + file + " (4 tensors)\n");
+    const auto loaded = run({python(), "-c",
+                             "import sys, safetensors.numpy\n"
+                             "for name, x in sorted(safetensors.numpy.load_file(sys.argv[1])"
+                             ".items()): print(name, *x.shape, x.dtype)\n",
+                             file},
+                            dir_.path());
+    EXPECT_EQ(loaded.out,
+              "fc1.bias 16 float32\nfc1.weight 16 64 float32\n"
+              "fc2.bias 10 float32\nfc2.weight 10 16 float32\n")
+        << loaded.err;
+    EXPECT_EQ(base("test", {"--init_from=" + file}).out,
+              base("test", {"--ckpt_path=" + checkpoint}).out);
+  }
+}
+
 TEST_F(LaunchTest, MoreProcessesThanCoresShareThem) {
   const auto devices = "--trainer.devices=" + std::to_string(::sysconf(_SC_NPROCESSORS_ONLN) + 1);
   for (const char* stage : {"fit", "test"}) {

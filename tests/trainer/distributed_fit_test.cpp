@@ -7,7 +7,7 @@
 #include <gtest/gtest.h>
 #include <torch/optim/lbfgs.h>
 
-#include <tests/support/temp_dir.h>
+#include <tests/support/shared_dir.h>
 #include <tests/support/thrown.h>
 #include <tests/support/toy.h>
 #include <trainer/world.h>
@@ -17,23 +17,6 @@ namespace {
 
 int rank() { return world().rank(); }
 int size() { return world().size(); }
-
-/// A folder that all ranks share.
-class SharedDir {
- public:
-  SharedDir() {
-    if (rank() == 0) {
-      own_.emplace();
-    }
-    path_ = world().broadcast(own_ ? own_->path().string() : "");
-  }
-  ~SharedDir() { world().barrier(); }
-  const fs::Path& path() const { return path_; }
-
- private:
-  std::optional<TempDir> own_;
-  fs::Path path_;
-};
 
 /// The sums of what every rank says of each key.
 std::map<int64_t, int64_t> counts_over_ranks(const std::vector<int64_t>& own) {

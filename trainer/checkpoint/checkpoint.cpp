@@ -108,22 +108,31 @@ void check_file(const fs::Path& checkpoint, const std::string& name,
 
 }  // namespace
 
+std::string whole_file(const std::string& what) {
+  // Whoever wants a model looks for this name; an optimizer's file was never without a rank.
+  return what == "model" ? "model.safetensors" : part_file(what, 0);
+}
+
+std::string part_file(const std::string& what, int rank) {
+  return fmt::format("{}-rank{:05}.safetensors", what, rank);
+}
+
 CheckpointWriter::CheckpointWriter(const fs::Path& path)
-    : path_(path), temporary_(fmt::format("{}.tmp-{}", path.string(), ::getpid())) {
+    : CheckpointPart(fmt::format("{}.tmp-{}", path.string(), ::getpid())), path_(path) {
   std::error_code ignored;  // what a killed run left; create_directories() reports what matters
-  std::filesystem::remove_all(temporary_, ignored);
-  fs::create_directories(temporary_);
+  std::filesystem::remove_all(folder(), ignored);
+  fs::create_directories(folder());
 }
 
 CheckpointWriter::~CheckpointWriter() {
   if (!committed_) {
     std::error_code ignored;  // a temporary folder that stays is no checkpoint
-    std::filesystem::remove_all(temporary_, ignored);
+    std::filesystem::remove_all(folder(), ignored);
   }
 }
 
-void CheckpointWriter::add_text(const std::string& name, std::string_view text) {
-  fs::OutputFile file(temporary_ / name);
+void CheckpointPart::add_text(const std::string& name, std::string_view text) {
+  fs::OutputFile file(folder_ / name);
   file.write(text);
   file.sync();
   file.close();
@@ -131,27 +140,33 @@ void CheckpointWriter::add_text(const std::string& name, std::string_view text) 
                   {"xxh3_128", hash::xxh3_128(std::as_bytes(std::span(text)))}};
 }
 
-void CheckpointWriter::add_tensors(const std::string& name, const safetensors::Tensors& tensors,
-                                   const std::map<std::string, std::string>& metadata) {
-  const fs::Path path = temporary_ / name;
-  safetensors::save(path, tensors, metadata);
+void CheckpointPart::add_tensors(const std::string& name, const safetensors::Tensors& tensors,
+                                 const safetensors::Metadata& metadata) {
+  safetensors::save(folder_ / name, tensors, metadata);
+  add_written(name);
+}
+
+void CheckpointPart::add_written(const std::string& name) {
+  const fs::Path path = folder_ / name;
   files_[name] = {{"bytes", std::filesystem::file_size(path)},
                   {"xxh3_128", hash::xxh3_128_of_file(path)}};
 }
 
+void CheckpointWriter::add_part(const nlohmann::json& files) { files_.update(files); }
+
 void CheckpointWriter::commit(nlohmann::json about) {
   const nlohmann::json manifest = {
       {"schema", kSchema}, {"about", std::move(about)}, {"files", files_}};
-  fs::OutputFile file(temporary_ / kManifest);
+  fs::OutputFile file(folder() / kManifest);
   file.write(manifest.dump(2) + "\n");
   file.sync();
   file.close();
-  fs::sync(temporary_);
+  fs::sync(folder());
   std::error_code error;  // of a path that rename() reports better
   if (std::filesystem::exists(path_, error)) {
-    fs::replace_directory(temporary_, path_);
+    fs::replace_directory(folder(), path_);
   } else {
-    fs::rename(temporary_, path_);
+    fs::rename(folder(), path_);
   }
   committed_ = true;
 }
@@ -184,8 +199,33 @@ safetensors::File CheckpointReader::tensors(const std::string& name) const {
   return safetensors::File(file(name));
 }
 
+SavedTensors CheckpointReader::saved(const std::string& what) const {
+  std::vector<safetensors::File> parts;
+  for (const auto& [name, _] : files_.items()) {
+    if (name == whole_file(what) || name.starts_with(what + "-rank")) {
+      parts.push_back(tensors(name));
+    }
+  }
+  if (parts.empty()) {
+    throw CheckpointError(
+        fmt::format("{}: has no {}.\n  {}", path_.string(), whole_file(what), kUseAnother));
+  }
+  return SavedTensors(std::move(parts));
+}
+
 nlohmann::json CheckpointReader::read_about(const fs::Path& path) {
   return read_manifest(path)["about"];
+}
+
+SavedTensors open_weights(const fs::Path& path) {
+  std::error_code error;  // of a path that whoever opens it reports better
+  if (!std::filesystem::is_directory(path, error)) {
+    return safetensors::File(path);
+  }
+  if (std::filesystem::exists(path / kManifest, error)) {
+    return CheckpointReader(path).saved("model");
+  }
+  return safetensors::File(path / whole_file("model"));
 }
 
 }  // namespace trainer

@@ -5,10 +5,12 @@
 
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include <nlohmann/json.hpp>
 
 #include <trainer/checkpoint/safetensors.h>
+#include <trainer/checkpoint/saved_tensors.h>
 #include <trainer/core/filesystem.h>
 
 namespace trainer {
@@ -17,8 +19,36 @@ namespace trainer {
 constexpr const char* kCheckpointExtension = ".ckpt";
 constexpr const char* kTemporaryCheckpoint = ".ckpt.tmp-";
 
+/// The file of `what` ("model", "optimizer", "optimizer1") that has all of it, and the one that a
+/// rank writes of it.
+std::string whole_file(const std::string& what);
+std::string part_file(const std::string& what, int rank);
+
+/// Files in the folder of a checkpoint that is being written, with their sizes and hashes. Where
+/// several processes write one, each has its own. Everything throws IoError.
+class CheckpointPart {
+ public:
+  /// The folder is there.
+  explicit CheckpointPart(fs::Path folder) : folder_(std::move(folder)) {}
+
+  const fs::Path& folder() const { return folder_; }
+  void add_text(const std::string& name, std::string_view text);
+  void add_tensors(const std::string& name, const safetensors::Tensors& tensors,
+                   const safetensors::Metadata& metadata = {});
+  /// One that was written into the folder, and synced, by other means.
+  void add_written(const std::string& name);
+  /// For the manifest.
+  const nlohmann::json& files() const { return files_; }
+
+ protected:
+  nlohmann::json files_ = nlohmann::json::object();
+
+ private:
+  fs::Path folder_;
+};
+
 /// Writes one checkpoint folder. What was not committed is removed by the destructor.
-class CheckpointWriter {
+class CheckpointWriter : public CheckpointPart {
  public:
   /// Throws IoError when the folder above `path` cannot be written.
   explicit CheckpointWriter(const fs::Path& path);
@@ -26,9 +56,8 @@ class CheckpointWriter {
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
   ~CheckpointWriter();
 
-  void add_text(const std::string& name, std::string_view text);
-  void add_tensors(const std::string& name, const safetensors::Tensors& tensors,
-                   const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
+  /// The files() of a part that another process has written into folder().
+  void add_part(const nlohmann::json& files);
 
   /// Writes the manifest with `about` (module class, step, ...) and puts the folder in place,
   /// replacing one that is there. Throws IoError.
@@ -36,8 +65,6 @@ class CheckpointWriter {
 
  private:
   fs::Path path_;
-  fs::Path temporary_;
-  nlohmann::json files_ = nlohmann::json::object();
   bool committed_ = false;
 };
 
@@ -55,6 +82,9 @@ class CheckpointReader {
   std::string text(const std::string& name) const;
   nlohmann::json json(const std::string& name) const;
   safetensors::File tensors(const std::string& name) const;
+  /// The tensors of "model", "optimizer" or "optimizer1", from one file or from the parts of ranks.
+  /// Throws CheckpointError where there is none, or parts do not make wholes.
+  SavedTensors saved(const std::string& what) const;
 
   /// The manifest alone, without reading the files: cheap, for choosing among checkpoints. Throws
   /// as the constructor.
@@ -67,5 +97,9 @@ class CheckpointReader {
   nlohmann::json about_;
   nlohmann::json files_;
 };
+
+/// Weights in a checkpoint, or in a folder with a model.safetensors, or in a safetensors file.
+/// Throws as CheckpointReader and SavedTensors.
+SavedTensors open_weights(const fs::Path& path);
 
 }  // namespace trainer

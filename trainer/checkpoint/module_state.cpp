@@ -1,5 +1,6 @@
 #include <trainer/checkpoint/module_state.h>
 
+#include <optional>
 #include <set>
 #include <unordered_map>
 
@@ -12,8 +13,16 @@
 namespace trainer {
 namespace {
 
+std::string shape_of(torch::IntArrayRef sizes, torch::ScalarType dtype) {
+  return fmt::format("{} {}", c10::str(sizes), c10::toString(dtype));
+}
+
 std::string shape_of(const torch::Tensor& tensor) {
-  return fmt::format("{} {}", c10::str(tensor.sizes()), c10::toString(tensor.scalar_type()));
+  return shape_of(tensor.sizes(), tensor.scalar_type());
+}
+
+std::string shape_of(const SavedTensors& saved, const std::string& name) {
+  return shape_of(saved.sizes(name), saved.dtype(name));
 }
 
 /// Every name of every parameter and buffer, tied ones too.
@@ -53,6 +62,21 @@ std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimize
   return all;
 }
 
+/// Of optimizer state what belongs to a segment of the parameter.
+torch::Tensor own_part(const SavedTensors& saved, const std::string& key,
+                       const std::optional<Segment>& segment) {
+  if (!segment || saved.sizes(key).empty()) {
+    return saved.tensor(key);
+  }
+  if (saved.sizes(key) != segment->sizes) {
+    throw CheckpointError(fmt::format(
+        "{}: optimizer state '{}' is {}, the parameter is {}.\n  Use the configuration "
+        "that the checkpoint was made with.",
+        saved.path().string(), key, c10::str(saved.sizes(key)), c10::str(segment->sizes)));
+  }
+  return saved.range(key, segment->first, segment->count);
+}
+
 }  // namespace
 
 safetensors::Tensors module_state(const torch::nn::Module& module) {
@@ -66,28 +90,45 @@ safetensors::Tensors module_state(const torch::nn::Module& module) {
   return state;
 }
 
-void load_module_state(torch::nn::Module& module, const safetensors::File& file) {
-  const auto own = module_state(module);
-  std::vector<std::string> problems;
-  std::set<std::string> known;
-  for (const auto& [name, tensor] : own) {
-    known.insert(name);
-    if (!file.contains(name)) {
-      problems.push_back(fmt::format("missing in the checkpoint: {} {}", name, shape_of(tensor)));
-      continue;
-    }
-    const auto saved = file.tensor(name);
-    const bool converts = saved.is_floating_point() && tensor.is_floating_point();
-    if (saved.sizes() != tensor.sizes() ||
-        (saved.scalar_type() != tensor.scalar_type() && !converts)) {
-      problems.push_back(fmt::format("other shape: {} is {} in the checkpoint, {} in the module",
-                                     name, shape_of(saved), shape_of(tensor)));
+StatePart module_part(const torch::nn::Module& module, const SegmentOf& segment_of) {
+  StatePart part{module_state(module), {}};
+  std::set<std::string> names;
+  for (const auto& [name, tensor] : part.tensors) {
+    names.insert(name);
+  }
+  for (const auto& [name, tensor] : all_tensors(module)) {
+    if (auto segment = names.contains(name) ? segment_of(tensor) : std::nullopt) {
+      part.segments.emplace(name, std::move(*segment));
     }
   }
-  for (const auto& name : file.names()) {
+  return part;
+}
+
+void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
+                       const SegmentOf& segment_of) {
+  const auto own =
+      segment_of ? module_part(module, segment_of) : StatePart{module_state(module), {}};
+  std::vector<std::string> problems;
+  std::set<std::string> known;
+  for (const auto& [name, tensor] : own.tensors) {
+    known.insert(name);
+    const auto segment = own.segments.find(name);
+    const auto sizes = segment != own.segments.end() ? segment->second.sizes : tensor.sizes().vec();
+    if (!saved.contains(name)) {
+      problems.push_back(fmt::format("missing in the checkpoint: {} {}", name,
+                                     shape_of(sizes, tensor.scalar_type())));
+      continue;
+    }
+    const bool converts = c10::isFloatingType(saved.dtype(name)) && tensor.is_floating_point();
+    if (sizes != saved.sizes(name) || (saved.dtype(name) != tensor.scalar_type() && !converts)) {
+      problems.push_back(fmt::format("other shape: {} is {} in the checkpoint, {} in the module",
+                                     name, shape_of(saved, name),
+                                     shape_of(sizes, tensor.scalar_type())));
+    }
+  }
+  for (const auto& name : saved.names()) {
     if (!known.contains(name)) {
-      problems.push_back(
-          fmt::format("not in the module: {} {}", name, shape_of(file.tensor(name))));
+      problems.push_back(fmt::format("not in the module: {} {}", name, shape_of(saved, name)));
     }
   }
   if (!problems.empty()) {
@@ -98,16 +139,19 @@ void load_module_state(torch::nn::Module& module, const safetensors::File& file)
     throw CheckpointError(
         fmt::format("{}: belongs to another architecture:{}\n  Use the configuration that the "
                     "checkpoint was made with (config.yaml lies in it), or another checkpoint.",
-                    file.path().string(), all));
+                    saved.path().string(), all));
   }
   const torch::NoGradGuard no_grad;
-  for (const auto& [name, tensor] : own) {
+  for (const auto& [name, tensor] : own.tensors) {
     torch::Tensor target = tensor;
-    target.copy_(file.tensor(name));
+    const auto segment = own.segments.find(name);
+    target.copy_(segment != own.segments.end()
+                     ? saved.range(name, segment->second.first, segment->second.count)
+                     : saved.tensor(name));
   }
 }
 
-std::string init_module_state(torch::nn::Module& module, const safetensors::File& file) {
+std::string init_module_state(torch::nn::Module& module, const SavedTensors& saved) {
   const torch::NoGradGuard no_grad;
   const auto own = module_state(module);
   std::string lines;
@@ -115,25 +159,25 @@ std::string init_module_state(torch::nn::Module& module, const safetensors::File
   std::set<std::string> known;
   for (const auto& [name, tensor] : own) {
     known.insert(name);
-    if (!file.contains(name)) {
+    if (!saved.contains(name)) {
       lines += fmt::format("\n  kept as made: {} {}, which the file does not have", name,
                            shape_of(tensor));
-    } else if (const auto saved = file.tensor(name); saved.sizes() != tensor.sizes()) {
+    } else if (tensor.sizes() != saved.sizes(name)) {
       lines += fmt::format("\n  kept as made: {} {}, which is {} in the file", name,
-                           shape_of(tensor), shape_of(saved));
+                           shape_of(tensor), shape_of(saved, name));
     } else {
-      tensor.copy_(saved);
+      tensor.copy_(saved.tensor(name));
       ++num_taken;
     }
   }
-  for (const auto& name : file.names()) {
+  for (const auto& name : saved.names()) {
     if (!known.contains(name)) {
       lines += fmt::format("\n  left aside: {} {}, which the module does not have", name,
-                           shape_of(file.tensor(name)));
+                           shape_of(saved, name));
     }
   }
   const std::string report = fmt::format("{}: {} of the module's {} tensors are taken{}",
-                                         file.path().string(), num_taken, own.size(), lines);
+                                         saved.path().string(), num_taken, own.size(), lines);
   if (num_taken == 0) {
     throw CheckpointError(report +
                           "\n  Give weights of this architecture, or leave --init_from out.");
@@ -142,21 +186,35 @@ std::string init_module_state(torch::nn::Module& module, const safetensors::File
 }
 
 safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
-                                       const torch::optim::Optimizer& optimizer,
-                                       const OfState& whole) {
+                                       const torch::optim::Optimizer& optimizer) {
+  return optimizer_part(module, optimizer, [](const torch::Tensor&) { return std::nullopt; })
+      .tensors;
+}
+
+StatePart optimizer_part(const torch::nn::Module& module, const torch::optim::Optimizer& optimizer,
+                         const SegmentOf& segment_of) {
   const auto names = parameter_names(module, optimizer);
   const auto parameters = parameters_of(optimizer);
   const auto state = optimizer_state(optimizer);
-  safetensors::Tensors tensors;
+  StatePart part;
   for (size_t i = 0; i < state.parameters.size(); ++i) {
+    const auto segment = segment_of(parameters.at(i));
     for (const auto& [key, tensor] : state.parameters[i]) {
-      auto kept = whole ? whole(parameters.at(i), tensor) : tensor;
-      if (kept.defined()) {
-        tensors.emplace_back(names.at(i) + "." + key, std::move(kept));
+      const std::string name = names.at(i) + "." + key;
+      part.tensors.emplace_back(name, tensor);
+      if (!segment || tensor.dim() == 0) {
+        continue;
       }
+      if (tensor.sizes() != torch::IntArrayRef(segment->count)) {
+        throw UsageError(fmt::format(
+            "the optimizer's state '{}' is {}, its parameter's segment on this rank has {} "
+            "elements: it cannot be saved in parts. Keep a scalar or a number for each element.",
+            name, c10::str(tensor.sizes()), segment->count));
+      }
+      part.segments.emplace(name, *segment);
     }
   }
-  return tensors;
+  return part;
 }
 
 nlohmann::json optimizer_groups(const torch::optim::Optimizer& optimizer) {
@@ -164,8 +222,8 @@ nlohmann::json optimizer_groups(const torch::optim::Optimizer& optimizer) {
 }
 
 void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& optimizer,
-                    const safetensors::File& file, const nlohmann::json& groups,
-                    const OfState& own) {
+                    const SavedTensors& saved, const nlohmann::json& groups,
+                    const SegmentOf& segment_of) {
   const auto names = parameter_names(module, optimizer);
   const auto parameters = parameters_of(optimizer);
   OptimizerState state;
@@ -175,18 +233,19 @@ void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& op
   for (size_t i = 0; i < names.size(); ++i) {
     index.emplace(names[i], i);
   }
-  for (const auto& key : file.names()) {
+  for (const auto& key : saved.names()) {
     const size_t dot = key.rfind('.');
     const auto found = index.find(key.substr(0, dot));
     if (dot == std::string::npos || found == index.end()) {
       throw CheckpointError(fmt::format(
           "{}: has optimizer state '{}', but the optimizer has no such parameter.\n  Use "
           "the configuration that the checkpoint was made with.",
-          file.path().string(), key));
+          saved.path().string(), key));
     }
     const size_t i = found->second;
-    const auto saved = file.tensor(key);
-    state.parameters[i].emplace(key.substr(dot + 1), own ? own(parameters[i], saved) : saved);
+    state.parameters[i].emplace(
+        key.substr(dot + 1),
+        own_part(saved, key, segment_of ? segment_of(parameters[i]) : std::nullopt));
   }
   load_optimizer_state(optimizer, state);
 }

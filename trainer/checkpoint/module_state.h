@@ -2,12 +2,17 @@
 // A module's parameters and buffers, and its optimizer's state, as named tensors.
 
 #include <functional>
+#include <map>
+#include <optional>
+#include <string>
 
 #include <nlohmann/json.hpp>
 #include <torch/nn/module.h>
 #include <torch/optim/optimizer.h>
 
 #include <trainer/checkpoint/safetensors.h>
+#include <trainer/checkpoint/saved_tensors.h>
+#include <trainer/core/segment.h>
 
 namespace trainer {
 
@@ -15,31 +20,46 @@ namespace trainer {
 /// that several names share (tied weights) comes once, under the first.
 safetensors::Tensors module_state(const torch::nn::Module& module);
 
+/// Which segment of a parameter this rank holds, in place of the parameter; nothing for one that is
+/// whole.
+using SegmentOf = std::function<std::optional<Segment>(const torch::Tensor& parameter)>;
+
+/// Tensors of which some are this rank's segments of larger ones.
+struct StatePart {
+  safetensors::Tensors tensors;
+  std::map<std::string, Segment> segments;  // of those of the tensors
+};
+
+/// module_state() of a module whose parameters are segments.
+StatePart module_part(const torch::nn::Module& module, const SegmentOf& segment_of);
+
 /// Copies the values into the module, converted to its floating-point formats. Throws
 /// CheckpointError that lists every key that is missing, unexpected, or has another shape or kind
-/// of dtype, with the shapes; the module is then unchanged.
-void load_module_state(torch::nn::Module& module, const safetensors::File& file);
+/// of dtype, with the shapes; the module is then unchanged. Of parameters that are segments it
+/// reads theirs alone.
+void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
+                       const SegmentOf& segment_of = {});
 
 /// Fine-tuning: copies those values whose names and shapes fit, converted to the module's dtypes,
 /// and leaves the rest of the module as it was made. Returns a report of what was taken, kept and
 /// left aside. Throws CheckpointError, with the names, when nothing fits.
-std::string init_module_state(torch::nn::Module& module, const safetensors::File& file);
-
-/// Makes of a parameter and a tensor that an optimizer keeps of it another one, undefined for one
-/// that is left out; empty: the same.
-using OfState =
-    std::function<torch::Tensor(const torch::Tensor& parameter, const torch::Tensor& state)>;
+std::string init_module_state(torch::nn::Module& module, const SavedTensors& saved);
 
 /// The optimizer's tensors as `<parameter name>.<state name>`; parameters that are not the module's
 /// are called `optimizer.<index>`. Throws UsageError where the optimizer cannot be saved.
 safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
-                                       const torch::optim::Optimizer& optimizer,
-                                       const OfState& whole = {});
+                                       const torch::optim::Optimizer& optimizer);
+/// The same for parameters that are segments: what an optimizer keeps of one is the same segment of
+/// what it would keep of the whole, apart from scalars (a step count). Throws UsageError where it
+/// is not.
+StatePart optimizer_part(const torch::nn::Module& module, const torch::optim::Optimizer& optimizer,
+                         const SegmentOf& segment_of);
 nlohmann::json optimizer_groups(const torch::optim::Optimizer& optimizer);
 
-/// Throws CheckpointError when the file has state of other parameters.
+/// Of parameters that are segments it reads theirs alone. Throws CheckpointError when there is
+/// state of other parameters, or of another shape.
 void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& optimizer,
-                    const safetensors::File& file, const nlohmann::json& groups,
-                    const OfState& own = {});
+                    const SavedTensors& saved, const nlohmann::json& groups,
+                    const SegmentOf& segment_of = {});
 
 }  // namespace trainer

@@ -34,17 +34,30 @@ std::string json_string(const fs::Path& path, std::string_view text) {
   }
 }
 
-struct Row {
-  std::string_view name;
-  const torch::Tensor* tensor;
-  const Dtype* dtype;
-};
+const Dtype* dtype_of(torch::ScalarType type) {
+  return std::find_if(kDtypes.begin(), kDtypes.end(),
+                      [&](const Dtype& known) { return known.type == type; });
+}
 
-Row checked_row(const fs::Path& path, const std::string& name, const torch::Tensor& tensor) {
-  if (name == detail::kMetadataKey) {
-    refuse_save(path,
-                fmt::format("the format reserves the name {}. Rename the tensor.", shown(name)));
+void check_form(const fs::Path& path, const TensorForm& tensor) {
+  if (tensor.name == detail::kMetadataKey) {
+    refuse_save(path, fmt::format("the format reserves the name {}. Rename the tensor.",
+                                  shown(tensor.name)));
   }
+  if (tensor.shape.size() > detail::kMaxDimensions) {
+    refuse_save(path,
+                fmt::format("tensor {} has {} dimensions, more than {}. Flatten some of them.",
+                            shown(tensor.name), tensor.shape.size(), detail::kMaxDimensions));
+  }
+  if (dtype_of(tensor.dtype) == kDtypes.end()) {
+    refuse_save(
+        path, fmt::format(
+                  "tensor {} has dtype {}, which safetensors cannot hold. Convert it to one of {}.",
+                  shown(tensor.name), c10::toString(tensor.dtype), detail::dtype_names()));
+  }
+}
+
+void check_dense(const fs::Path& path, const std::string& name, const torch::Tensor& tensor) {
   if (!tensor.defined() || tensor.layout() != torch::kStrided || tensor.is_meta() ||
       tensor.is_nested()) {
     refuse_save(
@@ -53,24 +66,10 @@ Row checked_row(const fs::Path& path, const std::string& name, const torch::Tens
                     "tensors that have data.",
                     shown(name)));
   }
-  if (static_cast<size_t>(tensor.dim()) > detail::kMaxDimensions) {
-    refuse_save(path,
-                fmt::format("tensor {} has {} dimensions, more than {}. Flatten some of them.",
-                            shown(name), tensor.dim(), detail::kMaxDimensions));
-  }
-  const auto* dtype = std::find_if(kDtypes.begin(), kDtypes.end(), [&](const Dtype& known) {
-    return known.type == tensor.scalar_type();
-  });
-  if (dtype == kDtypes.end()) {
-    refuse_save(
-        path, fmt::format(
-                  "tensor {} has dtype {}, which safetensors cannot hold. Convert it to one of {}.",
-                  shown(name), c10::toString(tensor.scalar_type()), detail::dtype_names()));
-  }
-  return {name, &tensor, dtype};
 }
 
-std::string make_header(const fs::Path& path, const std::vector<Row>& rows, Metadata metadata) {
+std::string make_header(const fs::Path& path, const std::vector<TensorForm>& tensors,
+                        Metadata metadata) {
   metadata.try_emplace("format", "pt");
   std::string header = fmt::format("{{\"{}\":", detail::kMetadataKey);
   char separator = '{';
@@ -79,12 +78,19 @@ std::string make_header(const fs::Path& path, const std::vector<Row>& rows, Meta
                           json_string(path, text));
   }
   header += '}';
+  std::set<std::string_view> names;
   uint64_t begin = 0;
-  for (const Row& row : rows) {
-    const uint64_t end = begin + row.tensor->numel() * row.tensor->element_size();
+  for (const TensorForm& tensor : in_data_order(tensors)) {
+    check_form(path, tensor);
+    if (!names.insert(tensor.name).second) {
+      refuse_save(path,
+                  fmt::format("two tensors have the name {}. Rename one.", shown(tensor.name)));
+    }
+    const uint64_t end =
+        begin + c10::multiply_integers(tensor.shape) * c10::elementSize(tensor.dtype);
     header += fmt::format(",{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}",
-                          json_string(path, row.name), row.dtype->name,
-                          fmt::join(row.tensor->sizes(), ","), begin, end);
+                          json_string(path, tensor.name), dtype_of(tensor.dtype)->name,
+                          fmt::join(tensor.shape, ","), begin, end);
     begin = end;
   }
   header += '}';
@@ -100,29 +106,41 @@ std::string make_header(const fs::Path& path, const std::vector<Row>& rows, Meta
   return header;
 }
 
-}  // namespace
-
-void save(const fs::Path& path, const Tensors& tensors, const Metadata& metadata) {
-  std::vector<Row> rows;
-  std::set<std::string_view> names;
-  for (const auto& [name, tensor] : tensors) {
-    rows.push_back(checked_row(path, name, tensor));
-    if (!names.insert(name).second) {
-      refuse_save(path, fmt::format("two tensors have the name {}. Rename one.", shown(name)));
-    }
-  }
-  std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) {
-    return std::tie(b.dtype, a.name) <
-           std::tie(a.dtype, b.name);  // dtype descending: kDtypes is one array
-  });
-  const std::string header = make_header(path, rows, metadata);
+void write_length_and_text(fs::OutputFile& file, const std::string& header) {
   const uint64_t length = header.size();
-  fs::OutputFile file(path);
   file.write(&length, sizeof(length));
   file.write(header);
-  for (const Row& row : rows) {
+}
+
+}  // namespace
+
+std::vector<TensorForm> in_data_order(std::vector<TensorForm> tensors) {
+  std::sort(tensors.begin(), tensors.end(), [](const TensorForm& a, const TensorForm& b) {
+    return std::tuple(dtype_of(b.dtype), std::string_view(a.name)) <
+           std::tuple(dtype_of(a.dtype), std::string_view(b.name));  // kDtypes is one array
+  });
+  return tensors;
+}
+
+void write_header(fs::OutputFile& file, const std::vector<TensorForm>& tensors,
+                  const Metadata& metadata) {
+  write_length_and_text(file, make_header(file.path(), tensors, metadata));
+}
+
+void save(const fs::Path& path, const Tensors& tensors, const Metadata& metadata) {
+  std::vector<TensorForm> forms;
+  std::map<std::string_view, const torch::Tensor*> by_name;
+  for (const auto& [name, tensor] : tensors) {
+    check_dense(path, name, tensor);
+    forms.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
+    by_name.emplace(name, &tensor);
+  }
+  const std::string header = make_header(path, forms, metadata);
+  fs::OutputFile file(path);
+  write_length_and_text(file, header);
+  for (const TensorForm& form : in_data_order(std::move(forms))) {
     const torch::Tensor dense =
-        row.tensor->detach().resolve_conj().resolve_neg().cpu().contiguous();
+        by_name.at(form.name)->detach().resolve_conj().resolve_neg().cpu().contiguous();
     file.write(dense.const_data_ptr(), dense.nbytes());
   }
   file.sync();
@@ -174,6 +192,12 @@ torch::Tensor File::tensor(std::string_view name) const {
   }
   return torch::from_blob(
       const_cast<std::byte*>(data.data()), entry.shape, [mapping = mapping_](void*) {}, options);
+}
+
+void File::stream(std::string_view name,
+                  const std::function<void(std::span<const std::byte>)>& take) const {
+  const TensorInfo& entry = info(name);
+  mapping_->stream(entry.offset, entry.bytes, take);
 }
 
 Tensors load(const fs::Path& path) {

@@ -11,6 +11,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -39,6 +40,21 @@ using Metadata = std::map<std::string, std::string>;
 /// lacks; IoError when writing fails, which leaves a part of the file. Never write over a file that
 /// a File has open.
 void save(const fs::Path& path, const Tensors& tensors, const Metadata& metadata = {});
+
+/// A tensor without its data.
+struct TensorForm {
+  std::string name;
+  torch::ScalarType dtype = torch::kFloat32;
+  std::vector<int64_t> shape;
+};
+
+/// In the order in which save() lays out the data.
+std::vector<TensorForm> in_data_order(std::vector<TensorForm> tensors);
+
+/// Begins a file whose data the caller writes after it, tensor by tensor in the order of
+/// in_data_order(): for tensors that are not in memory whole. Throws as save() does.
+void write_header(fs::OutputFile& file, const std::vector<TensorForm>& tensors,
+                  const Metadata& metadata = {});
 
 /// What the header says about one tensor.
 struct TensorInfo {
@@ -71,6 +87,10 @@ class File {
   /// is copied. Throws CheckpointError when the file has no such tensor, or when a BOOL is neither
   /// 0 nor 1.
   torch::Tensor tensor(std::string_view name) const;
+  /// Passes the tensor's bytes on in pieces, of which no page stays in memory. Throws
+  /// CheckpointError when the file has no such tensor.
+  void stream(std::string_view name,
+              const std::function<void(std::span<const std::byte>)>& take) const;
   /// Empty when the file has none.
   const Metadata& metadata() const { return metadata_; }
 

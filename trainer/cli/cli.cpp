@@ -5,9 +5,9 @@
 #include <exception>
 #include <functional>
 #include <optional>
-#include <span>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include <c10/util/Exception.h>
@@ -27,6 +27,9 @@
 
 namespace trainer {
 namespace {
+
+constexpr const char* kCheckpoint = "checkpoint";
+constexpr const char* kConsolidate = "consolidate";
 
 constexpr const char* kExitCodes =
     "\nExit codes:\n"
@@ -105,12 +108,19 @@ void add_stage_options(Command& command) {
                "Print the whole configuration and stop.");
 }
 
+void add_checkpoint_commands(Command& command) {
+  command.app->require_subcommand(1);
+  CLI::App& app = *command.app->add_subcommand(
+      kConsolidate, "Write the weights of a checkpoint to one safetensors file.");
+  app.add_option("checkpoint", command.arguments.checkpoint, "The checkpoint's folder.")
+      ->required();
+  app.add_option("--output,-o", command.arguments.output,
+                 "File to write, or a folder, which gets a model.safetensors.")
+      ->required();
+}
+
 /// Of a wrong one, CLI11 only says that one is required.
-void check_subcommand(const std::string& word, std::span<const Command> commands) {
-  std::vector<std::string> names;
-  for (const Command& command : commands) {
-    names.emplace_back(command.name);
-  }
+void check_subcommand(const std::string& word, const std::vector<std::string>& names) {
   if (!word.starts_with('-') && std::find(names.begin(), names.end(), word) == names.end()) {
     throw ConfigError(fmt::format("command line: there is no subcommand '{}'.{} There are: {}.",
                                   word, config::did_you_mean(word, names), fmt::join(names, ", ")));
@@ -134,9 +144,16 @@ int run(int argc, char** argv) {
        .doc = "What of the module a rank holds, and the memory that it needs.",
        .run = describe_sharding,
        .takes_ranks = true},
+      {kCheckpoint, "What can be done with a checkpoint: consolidate.", consolidate_checkpoint},
   };
+  std::vector<std::string> names;
   for (Command& command : commands) {
+    names.emplace_back(command.name);
     command.app = app.add_subcommand(command.name, command.doc);
+    if (command.name == std::string_view(kCheckpoint)) {
+      add_checkpoint_commands(command);
+      continue;
+    }
     add_common_options(command);
     if (command.stage) {
       add_stage_options(command);
@@ -150,7 +167,10 @@ int run(int argc, char** argv) {
   }
 
   if (argc > 1) {
-    check_subcommand(argv[1], commands);
+    check_subcommand(argv[1], names);
+  }
+  if (argc > 2 && argv[1] == std::string_view(kCheckpoint)) {
+    check_subcommand(argv[2], {kConsolidate});
   }
   try {
     app.parse(argc, argv);
@@ -169,7 +189,7 @@ int run(int argc, char** argv) {
       continue;
     }
     command.arguments.config.overrides = to_overrides(command.app->remaining());
-    if (command.help->count() == 0) {
+    if (command.help == nullptr || command.help->count() == 0) {
       return command.run(command.arguments);
     }
     load_plugins(command.arguments.config);

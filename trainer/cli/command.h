@@ -10,7 +10,7 @@
 
 namespace trainer {
 
-/// What follows `trainer fit`.
+/// What follows a subcommand.
 struct Arguments {
   ConfigSources config;
   std::optional<std::string> ckpt_path;
@@ -18,6 +18,8 @@ struct Arguments {
   std::optional<std::string> init_from;
   bool print_config = false;
   std::optional<int64_t> ranks;  // of describe-sharding
+  std::string checkpoint;  // of `checkpoint consolidate`
+  std::string output;
 };
 
 /// Each returns the exit code and throws the errors of trainer/core/error.h.
@@ -25,6 +27,7 @@ int run_stage(Stage stage, const Arguments& arguments);
 int list_classes(const Arguments& arguments);
 int print_schema(const Arguments& arguments);
 int describe_sharding(const Arguments& arguments);
+int consolidate_checkpoint(const Arguments& arguments);
 
 /// What a Spec can be of.
 inline constexpr const char* kKinds[] = {"module",      "data module", "callback",

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -195,6 +196,18 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 MappedFile::~MappedFile() {
   if (data_ != nullptr) {
     ::munmap(const_cast<std::byte*>(data_), size_);
+  }
+}
+
+void MappedFile::stream(uint64_t offset, uint64_t size,
+                        const std::function<void(std::span<const std::byte>)>& take) const {
+  constexpr uint64_t kPiece = uint64_t{4} << 20;  // a multiple of every size of pages
+  for (const uint64_t end = offset + size; offset < end;) {
+    const uint64_t next = std::min(end, (offset / kPiece + 1) * kPiece);
+    take(bytes().subspan(offset, next - offset));
+    const uint64_t begin = offset / kPiece * kPiece;  // madvise() wants the start of a page
+    ::madvise(const_cast<std::byte*>(data_) + begin, next - begin, MADV_DONTNEED);
+    offset = next;
   }
 }
 

@@ -57,6 +57,10 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  /// Passes `size` bytes from `offset` on in pieces and lets go of their pages: what is read so may
+  /// be larger than the memory.
+  void stream(uint64_t offset, uint64_t size,
+              const std::function<void(std::span<const std::byte>)>& take) const;
   const Path& path() const { return path_; }
 
  private:

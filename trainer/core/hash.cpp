@@ -3,21 +3,37 @@
 #include <xxhash.h>
 
 #include <charconv>
+#include <memory>
 
 #include <fmt/format.h>
 
 #include <trainer/core/error.h>
 
 namespace trainer::hash {
+namespace {
+
+struct FreeState {
+  void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+};
+
+std::string to_text(const XXH128_hash_t& hash) {
+  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+}
+
+}  // namespace
 
 std::string xxh3_128(std::span<const std::byte> bytes) {
-  const XXH128_hash_t hash = XXH3_128bits(bytes.data(), bytes.size());
-  return fmt::format("{:016x}{:016x}", hash.high64, hash.low64);
+  return to_text(XXH3_128bits(bytes.data(), bytes.size()));
 }
 
 std::string xxh3_128_of_file(const fs::Path& path) {
   const fs::MappedFile file(path);
-  return xxh3_128(file.bytes());
+  const std::unique_ptr<XXH3_state_t, FreeState> state(XXH3_createState());
+  XXH3_128bits_reset(state.get());
+  file.stream(0, file.bytes().size(), [&](std::span<const std::byte> piece) {
+    XXH3_128bits_update(state.get(), piece.data(), piece.size());
+  });
+  return to_text(XXH3_128bits_digest(state.get()));
 }
 
 std::string to_hex(const std::string& bytes) {

@@ -64,7 +64,37 @@ class FSDPFixture : public ParityFixture {
 };
 
 class FSDPParity : public FSDPFixture, public testing::WithParamInterface<Mode> {};
-class FSDPResume : public FSDPFixture {};
+class FSDPResume : public FSDPFixture {
+ protected:
+  /// Batches of 12 are not shared by 3 ranks and 3 accumulated batches.
+  static std::vector<std::string> cases(int ranks) {
+    return ranks == 3 ? std::vector<std::string>{"clip_norm", "by_hand"}
+                      : std::vector<std::string>{"accumulation", "clip_norm", "by_hand"};
+  }
+  /// Within an epoch.
+  static Folder stop(int ranks, const std::string& strategy) {
+    auto out = folder(ranks) / ("stopped_" + std::to_string(num_stopped_++));
+    start(ranks, out, {{"DDP_CASES_STOP", "23"}, {"DDP_CASES_STRATEGY", strategy}}, cases(ranks));
+    return out;
+  }
+  /// Goes on as `same`, bit for bit, where that is given, else as one process up to the order of
+  /// sums.
+  static void expect_resumed(const Folder& stopped, const std::string& strategy, int after,
+                             const Folder& same = {}) {
+    const auto out = stopped / (strategy + std::to_string(after));
+    start(after, out, {{"DDP_CASES_RESUME", stopped.string()}, {"DDP_CASES_STRATEGY", strategy}},
+          cases(after));
+    for (const auto& name : cases(after)) {
+      expect_same_tensors(result_in(out, name), result_in(same.empty() ? folder(0) : same, name),
+                          same.empty() ? 1e-12 : 0,
+                          name + " by " + strategy + " on " + std::to_string(after),
+                          same.empty() ? "weight/" : "");
+    }
+  }
+
+ private:
+  static inline int num_stopped_ = 0;
+};
 
 TEST_P(FSDPParity, EqualsOneProcess) {
   const auto& [mode, arguments, all_ranks, environment] = GetParam();
@@ -89,28 +119,32 @@ INSTANTIATE_TEST_SUITE_P(Modes, FSDPParity, testing::ValuesIn(kModes),
                          [](const auto& info) { return info.param.name; });
 
 TEST_F(FSDPResume, OnAnotherNumberOfRanksAndByAnotherStrategy) {
-  const std::vector<std::string> cases = {"accumulation", "clip_norm"};
+  const auto stopped = stop(4, "fsdp");
   const auto whole_run = folder(4) / "whole_run";
-  const auto stopped = folder(4) / "stopped";
-  start(4, whole_run, {{"DDP_CASES_STRATEGY", "fsdp"}}, cases);
-  start(4, stopped, {{"DDP_CASES_STOP", "23"}, {"DDP_CASES_STRATEGY", "fsdp"}}, cases);
-  for (const std::string strategy :
-       {"fsdp", "auto", "{class_path: fsdp, init_args: {mode: shard_optimizer}}"}) {
-    for (const int after : {1, 2, 3, 4}) {
-      // That of accumulation does not divide by 3 ranks.
-      const auto resumed = after == 3 ? std::vector<std::string>{"clip_norm"} : cases;
-      const auto out = stopped / (strategy + std::to_string(after));
-      start(after, out, {{"DDP_CASES_RESUME", stopped.string()}, {"DDP_CASES_STRATEGY", strategy}},
-            resumed);
-      for (const auto& name : resumed) {
-        const bool is_same = strategy == "fsdp" && after == 4;
-        expect_same_tensors(result_in(out, name), result_in(is_same ? whole_run : folder(0), name),
-                            is_same ? 0 : 1e-12,
-                            name + " by " + strategy + " on " + std::to_string(after),
-                            is_same ? "" : "weight/");
-      }
+  start(4, whole_run, {{"DDP_CASES_STRATEGY", "fsdp"}}, cases(4));
+  for (const int after : {0, 1, 2, 3, 4}) {
+    for (const std::string strategy : {"fsdp", "auto"}) {
+      const bool is_same = strategy == "fsdp" && after == 4;
+      expect_resumed(stopped, strategy, after, is_same ? whole_run : Folder());
     }
   }
+  expect_resumed(stopped, "{class_path: fsdp, init_args: {mode: shard_optimizer}}", 2);
+  expect_resumed(stopped, "{class_path: fsdp, init_args: {mesh: {replicate: 2, shard: 2}}}", 4);
+}
+
+TEST_F(FSDPResume, OfOneProcessOrOfDDP) {
+  for (const int before : {0, 2}) {
+    const auto stopped = stop(before, "auto");
+    for (const int after : {2, 3, 4}) {
+      expect_resumed(stopped, "fsdp", after);
+    }
+  }
+}
+
+TEST_F(FSDPResume, OfAMeshWhereOneOfTwoCopiesIsSaved) {
+  const auto stopped = stop(4, "{class_path: fsdp, init_args: {mesh: {replicate: 2, shard: 2}}}");
+  expect_resumed(stopped, "fsdp", 2);
+  expect_resumed(stopped, "auto", 0);
 }
 
 }  // namespace
