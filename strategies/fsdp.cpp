@@ -7,6 +7,7 @@
 #include <torch/optim/lbfgs.h>
 #include <torch/utils.h>
 
+#include <strategies/fsdp/deferred_construction.h>
 #include <strategies/fsdp/sharded_module.h>
 #include <trainer/core/error.h>
 #include <trainer/core/type_name.h>
@@ -47,13 +48,42 @@ torch::Tensor sum_of_squares(const std::vector<torch::Tensor>& tensors, torch::D
 
 }  // namespace
 
-FSDP::FSDP(Init /*init*/) {}
+FSDP::FSDP(Init init) : init_(init) {}
 FSDP::~FSDP() = default;
+
+std::shared_ptr<void> FSDP::construction() {
+  if (!init_.deferred_construction) {
+    return nullptr;
+  }
+  deferred_ = std::make_unique<DeferredConstruction>();
+  return deferred_->scope();
+}
 
 void FSDP::setup_module(torch::nn::Module& module) {
   teardown_module(module);
   Distributed::setup_module(module);
-  sharded_ = std::make_unique<ShardedModule>(default_units(module), communicator());
+  ShardingOptions options;
+  if (deferred_ != nullptr) {
+    options.before_sharding = [this](torch::Tensor parameter) {
+      DeferredConstruction::materialize(parameter);
+      parameter.set_data(parameter.to(device()));
+      broadcast(parameter);
+    };
+  }
+  sharded_ = std::make_unique<ShardedModule>(default_units(module), communicator(), options);
+  deferred_.reset();
+}
+
+/// Parameters that have no memory yet are placed when their unit takes them.
+void FSDP::place(torch::nn::Module& module) {
+  if (deferred_ == nullptr) {
+    Distributed::place(module);
+    return;
+  }
+  for (auto& buffer : module.buffers()) {
+    DeferredConstruction::materialize(buffer);
+    buffer.set_data(buffer.to(device()));
+  }
 }
 
 void FSDP::teardown_module(torch::nn::Module&) {

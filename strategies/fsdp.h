@@ -13,6 +13,7 @@
 
 namespace trainer {
 
+class DeferredConstruction;
 class ShardedModule;
 
 class FSDP : public Distributed, private Sharding {
@@ -21,13 +22,20 @@ class FSDP : public Distributed, private Sharding {
       "Every rank holds a slice of the parameters, gradients and optimizer state.";
 
   struct Init {
-    static constexpr auto fields() { return std::tuple{}; }
+    bool deferred_construction = false;
+
+    static constexpr auto fields() {
+      return std::tuple{config::field<&Init::deferred_construction>(
+          "What configure_model() builds has no memory until it is sharded, for a module that is "
+          "larger than a rank's memory.")};
+    }
   };
 
   FSDP() : FSDP(Init{}) {}
   explicit FSDP(Init init);
   ~FSDP() override;
 
+  std::shared_ptr<void> construction() override;
   /// Shards the module: each child of a ModuleList or Sequential is gathered and freed as a whole,
   /// the rest stays gathered from the forward to the end of the backward pass. Throws UsageError.
   /// Collective: yes.
@@ -46,11 +54,14 @@ class FSDP : public Distributed, private Sharding {
   void end_step() override;
 
  private:
+  void place(torch::nn::Module& module) override;
   std::shared_ptr<void> whole_parameters() override;
   std::shared_ptr<void> segments() override;
   torch::Tensor whole_state(const torch::Tensor& parameter, const torch::Tensor& state) override;
   torch::Tensor own_state(const torch::Tensor& parameter, const torch::Tensor& whole) override;
 
+  const Init init_;
+  std::unique_ptr<DeferredConstruction> deferred_;  // from construction() to setup_module()
   std::unique_ptr<ShardedModule> sharded_;
 };
 

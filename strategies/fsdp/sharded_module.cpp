@@ -89,6 +89,9 @@ ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& communica
   for (auto& unit : distinct(plan)) {
     for (size_t i = 0; i < unit.parameters.size(); ++i) {
       const auto& tensor = unit.parameters[i].second;
+      if (options.before_sharding) {
+        options.before_sharding(tensor);
+      }
       places_[tensor.unsafeGetTensorImpl()] = {units_.size(), i};
       set_gradient_hook(tensor, [this, u = units_.size(), i] { on_gradient(u, i); });
     }

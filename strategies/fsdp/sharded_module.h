@@ -6,6 +6,7 @@
 // Every rank calls the same layers in the same order.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -36,6 +37,8 @@ std::vector<UnitPlan> default_units(const torch::nn::Module& module);
 
 struct ShardingOptions {
   Interception interception = default_interception();
+  /// Called with each parameter before its unit takes it: to give it its values, say.
+  std::function<void(const torch::Tensor&)> before_sharding = nullptr;
 };
 
 class ShardedModule : public ShardedUnit::Owner {
