@@ -225,11 +225,8 @@ class Cut {
   Cut(autograd::edge_list& roots, const Since& since, const autograd::edge_list& expected) {
     std::unordered_map<autograd::Edge, size_t> places;
     for (const auto& edge : expected) {
-      const auto end = make_node<End>();
-      end->add_input_metadata(autograd::Node::undefined_input());
-      end->mutable_input_metadata(0) = edge.function->input_metadata(edge.input_nr);
       places.emplace(edge, ends_.size());
-      ends_.emplace_back(end, 0);
+      ends_.emplace_back(make_node<End>(edge.function->input_metadata(edge.input_nr)), 0);
     }
     for_each_edge_out(roots, since, [&](autograd::Edge& edge) {
       const auto place = places.find(edge);
@@ -252,6 +249,7 @@ class Cut {
 
  private:
   struct End : autograd::Node {
+    explicit End(const autograd::InputMetadata& form) { input_metadata_.emplace_back(form); }
     autograd::variable_list apply(autograd::variable_list&& gradients) override {
       return std::move(gradients);
     }

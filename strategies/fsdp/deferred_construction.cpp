@@ -1,5 +1,7 @@
 #include <strategies/fsdp/deferred_construction.h>
 
+#include <malloc.h>
+
 #include <mutex>
 #include <optional>
 #include <string>
@@ -162,6 +164,20 @@ bool is_written(const c10::OperatorHandle& op, size_t argument) {
                    what + " " + kWhatToDo);
 }
 
+/// Small tensors come to lie in what large ones leave, and then the next large one does not fit
+/// there. So what is free goes back to the system after every so many bytes.
+void trim_heap(size_t freed) {
+  constexpr size_t kOften = 16 << 20;
+  static thread_local size_t since_last = 0;
+  since_last += freed;
+  if (since_last >= kOften) {
+    since_last = 0;
+#ifdef __GLIBC__
+    malloc_trim(0);
+#endif
+  }
+}
+
 }  // namespace
 
 struct DeferredConstruction::Implementation
@@ -291,8 +307,9 @@ Stack DeferredConstruction::Implementation::run_without_memory(const c10::Operat
       }
       auto form = at::empty_strided(tensor.sizes(), tensor.strides(),
                                     tensor.options().device(torch::kMeta).requires_grad(false));
-      form.unsafeGetTensorImpl()->set_wrapped_number(
-          tensor.unsafeGetTensorImpl()->is_wrapped_number());
+      if (tensor.unsafeGetTensorImpl()->is_wrapped_number()) {  // for the dtype of results
+        form.unsafeGetTensorImpl()->set_wrapped_number(true);
+      }
       return form;
     });
   }
@@ -340,7 +357,11 @@ void DeferredConstruction::Implementation::record(const c10::OperatorHandle& op,
     }));
   }
   if (record->random) {  // the generator is left as it would be
-    execute(*record, values, /*keeps_written=*/false);
+    size_t nbytes = 0;
+    for_each_tensor(execute(*record, values, /*keeps_written=*/false),
+                    [&](const torch::Tensor& tensor) { nbytes += tensor.nbytes(); });
+    values.clear();
+    trim_heap(nbytes);
   }
   keep(record);
 }
@@ -532,7 +553,8 @@ bool DeferredConstruction::is_deferred(const torch::Tensor& tensor) {
 
 void DeferredConstruction::materialize(const torch::Tensor& tensor) {
   if (const auto* const handle = Implementation::handle_of(tensor)) {
-    const auto records = handle->records;  // the handle goes with the old memory
+    const auto records = handle->records;     // the handle goes with the old memory
+    trim_heap(storage_of(tensor)->nbytes());  // what the one before it has left
     auto memory = records->contents(handle->form, SIZE_MAX);
     TRAINER_CHECK(memory.use_count() == 1, "what an operator makes has memory of its own");
     auto* const storage = storage_of(tensor);
