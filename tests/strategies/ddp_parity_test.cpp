@@ -72,6 +72,8 @@ class DDPParity : public testing::Test {
                                                  "sync_batchnorm",
                                                  "digits",
                                                  "gpt",
+                                                 "checkpointed",
+                                                 "gpt_checkpointed",
                                                  "float32",
                                                  "bf16_mixed",
                                                  "fp16_mixed",
@@ -190,6 +192,12 @@ TEST_F(DDPParity, AResumeOnAnotherNumberOfRanksGoesOnWithTheSameBatches) {
   }
 }
 
+TEST_F(DDPParity, BlocksThatRunAgainInTheBackwardPassEqualOthers) {
+  expect_same_tensors(result(0, "gpt_checkpointed"), result(0, "gpt"), 0, "gpt");
+  expect_same_tensors(result(0, "checkpointed"), result(0, "blocks"), 0, "blocks");
+  expect_same("gpt_checkpointed", "gpt", 1e-12);
+  expect_same("checkpointed", "blocks", 1e-12);
+}
 TEST_F(DDPParity, StaticGraphEqualsADynamicOne) { expect_same("static_graph", "plain", 1e-12); }
 TEST_F(DDPParity, BucketsOfOneParameterEqualLargeOnes) {
   expect_same("small_buckets", "unused", 1e-12);

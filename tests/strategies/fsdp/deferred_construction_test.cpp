@@ -261,6 +261,11 @@ TEST_F(DeferredConstructionTest, ARankNeverHoldsMuchMoreThanItsSlice) {
     }
     return layers;
   };
+  {
+    const PeakMemory peak;
+    const auto layers = make();
+    EXPECT_GE(peak.bytes(), kWhole);
+  }
   comm().barrier();
   const PeakMemory peak;
   DeferredConstruction deferred;
