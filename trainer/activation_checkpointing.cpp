@@ -1,7 +1,7 @@
 #include <trainer/activation_checkpointing.h>
 
+#include <algorithm>
 #include <array>
-#include <mutex>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -16,6 +16,7 @@
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/generator_state.h>
 
 namespace trainer::detail {
 namespace {
@@ -34,46 +35,41 @@ NodePointer make_node(Args&&... args) {
   }
 }
 
-/// The states of the default generators that a block may draw from.
+/// The default generators that a block may draw from.
 class RandomState {
  public:
   explicit RandomState(const std::vector<torch::Tensor>& inputs) {
-    keep(torch::kCPU);
+    add(torch::kCPU);
     for (const auto& input : inputs) {
       if (input.defined() && input.is_cuda()) {
-        keep(input.device());
+        add(input.device());
       }
     }
   }
-  /// Of the same generators, as they are now.
+  /// Of the same generators.
   RandomState now() const {
     RandomState state = *this;
-    for (auto& [generator, bytes] : state.states_) {
-      const std::lock_guard<std::mutex> lock(generator.mutex());
-      bytes = generator.get_state();
+    for (auto& one : state.states_) {
+      one = one.now();
     }
     return state;
   }
   void restore() const {
-    for (auto [generator, bytes] : states_) {
-      const std::lock_guard<std::mutex> lock(generator.mutex());
-      generator.set_state(bytes);
+    for (const auto& state : states_) {
+      state.restore();
     }
   }
 
  private:
-  void keep(torch::Device device) {
-    auto generator = at::globalContext().defaultGenerator(device);
-    for (const auto& state : states_) {
-      if (state.first == generator) {
-        return;
-      }
+  void add(torch::Device device) {
+    const auto& generator = at::globalContext().defaultGenerator(device);
+    const auto is_same = [&](const auto& state) { return state.generator() == generator; };
+    if (std::none_of(states_.begin(), states_.end(), is_same)) {
+      states_.emplace_back(generator);
     }
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    states_.emplace_back(generator, generator.get_state());
   }
 
-  std::vector<std::pair<at::Generator, torch::Tensor>> states_;
+  std::vector<GeneratorState> states_;
 };
 
 /// Autocast as it is where this is made. Its cache is not used: a weight that was cast in an
@@ -277,6 +273,7 @@ class CheckpointBackward : public autograd::Node {
   void release_variables() override {
     again_ = nullptr;
     inputs_ = Inputs({});
+    edges_.clear();
   }
 
   autograd::variable_list apply(autograd::variable_list&& gradients) override {
@@ -319,7 +316,7 @@ class CheckpointBackward : public autograd::Node {
     }
   }
 
-  const autograd::edge_list edges_;  // of which an outer block's Cut changes its own
+  autograd::edge_list edges_;  // of which an outer block's Cut changes its own
   Inputs inputs_;
   RandomState random_;
   AutocastState autocast_;

@@ -1,24 +1,18 @@
 #include <strategies/fsdp/deferred_construction.h>
 
-#include <malloc.h>
-
-#include <mutex>
-#include <optional>
 #include <string>
-#include <unordered_map>
-#include <unordered_set>
 #include <utility>
 #include <vector>
 
 #include <ATen/Context.h>
 #include <ATen/core/dispatch/Dispatcher.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_strided.h>
 #include <c10/core/TensorImpl.h>
 #include <torch/library.h>
 #include <torch/utils.h>
 
 #include <strategies/fsdp/guarded_storage.h>
+#include <strategies/fsdp/operator_log.h>
 #include <trainer/core/error.h>
 
 namespace trainer {
@@ -26,124 +20,12 @@ namespace {
 
 using Stack = torch::jit::Stack;
 
-constexpr const char* kWhatToDo =
-    "A tensor that configure_model() makes has values when the module is sharded, before "
-    "configure_optimizers(). Do this later, make the tensor in the constructor of the module, or "
-    "set deferred_construction of FSDP to false.";
-
 c10::DispatchKey deferred_key = c10::DispatchKey::Undefined;
-
-/// `value` with each tensor in it replaced.
-template <class Change>
-c10::IValue map_tensors(const c10::IValue& value, const Change& change) {
-  if (value.isTensor()) {
-    return change(value.toTensor());
-  }
-  if (!value.isList()) {
-    return value;
-  }
-  auto list = value.toList().copy();
-  for (size_t i = 0; i < list.size(); ++i) {
-    if (const c10::IValue element = list.get(i); element.isTensor()) {
-      list.set(i, change(element.toTensor()));
-    }
-  }
-  return list;
-}
-
-template <class Action>
-void for_each_tensor(c10::ArrayRef<c10::IValue> values, const Action& action) {
-  for (const auto& value : values) {
-    (void)map_tensors(value, [&](const torch::Tensor& tensor) {
-      action(tensor);
-      return tensor;
-    });
-  }
-}
-
-c10::DispatchKeySet keys_of(c10::DispatchKey backend, c10::BackendComponent component) {
-  return c10::DispatchKeySet(backend) | c10::getAutogradRelatedKeySetFromBackend(component);
-}
-c10::DispatchKeySet cpu_keys() {
-  return keys_of(c10::DispatchKey::CPU, c10::BackendComponent::CPUBit);
-}
-c10::DispatchKeySet meta_keys() {
-  return keys_of(c10::DispatchKey::Meta, c10::BackendComponent::MetaBit);
-}
-
-/// With the geometry of `form`.
-torch::Tensor tensor_over(c10::Storage storage, c10::DispatchKeySet keys,
-                          const torch::Tensor& form) {
-  auto impl = c10::make_intrusive<c10::TensorImpl>(c10::TensorImpl::VIEW, std::move(storage), keys,
-                                                   form.dtype());
-  impl->set_storage_offset(form.storage_offset());
-  impl->set_sizes_and_strides(form.sizes(), form.strides());
-  return torch::Tensor(std::move(impl));
-}
-
-c10::StorageImpl* storage_of(const torch::Tensor& tensor) {
-  return tensor.defined() && tensor.unsafeGetTensorImpl()->has_storage()
-             ? tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()
-             : nullptr;
-}
-
-/// A generator and its state at some time.
-class RandomState {
- public:
-  explicit RandomState(const at::Generator& generator) : generator_(generator) {
-    const std::lock_guard<std::mutex> lock(generator_.mutex());
-    state_ = generator_.get_state();
-  }
-  RandomState now() const { return RandomState(generator_); }
-  void restore() const {
-    at::Generator generator = generator_;
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    generator.set_state(state_);
-  }
-
- private:
-  at::Generator generator_;
-  torch::Tensor state_;
-};
-
-/// Has an operator draw the numbers of an earlier time.
-class AsDrawn {
- public:
-  explicit AsDrawn(const RandomState& then) : now_(then.now()) { then.restore(); }
-  AsDrawn(const AsDrawn&) = delete;
-  AsDrawn& operator=(const AsDrawn&) = delete;
-  ~AsDrawn() { now_.restore(); }
-
- private:
-  const RandomState now_;
-};
-
-/// An operator that ran while tensors had no values.
-struct Record {
-  size_t number;
-  c10::OperatorHandle op;
-  Stack arguments;                    // deferred tensors stand there as meta tensors
-  std::vector<uint32_t> versions;     // of the others
-  std::vector<torch::Tensor> made;    // of each tensor that it returns: in form, where it is new
-  std::optional<RandomState> random;  // before an operator that draws
-};
-
-/// What is known of memory that is not there. A meta storage stands for it in records.
-struct Memory {
-  c10::Storage form;
-  size_t nbytes = 0;
-  std::vector<std::shared_ptr<const Record>> writers;
-  bool is_read = false;  // by records of others
-};
 
 /// A tensor that an operator takes, and the meta tensor that stands for it where it is deferred.
 struct Argument {
   torch::Tensor tensor, twin;
 };
-
-uint32_t version_of(const torch::Tensor& tensor) {
-  return tensor.defined() ? tensor.unsafeGetTensorImpl()->version_counter().current_version() : 0;
-}
 
 at::Generator generator_among(const Stack& arguments) {
   for (const auto& argument : arguments) {
@@ -154,30 +36,6 @@ at::Generator generator_among(const Stack& arguments) {
   return at::globalContext().defaultGenerator(torch::kCPU);
 }
 
-bool is_written(const c10::OperatorHandle& op, size_t argument) {
-  const auto* const alias = op.schema().arguments()[argument].alias_info();
-  return alias != nullptr && alias->isWrite();
-}
-
-[[noreturn]] void refuse(const c10::OperatorHandle& op, const std::string& what) {
-  throw UsageError("FSDP, deferred construction: " + c10::toString(op.operator_name()) + " " +
-                   what + " " + kWhatToDo);
-}
-
-/// Small tensors come to lie in what large ones leave, and then the next large one does not fit
-/// there. So what is free goes back to the system after every so many bytes.
-void trim_heap(size_t freed) {
-  constexpr size_t kOften = 16 << 20;
-  static thread_local size_t since_last = 0;
-  since_last += freed;
-  if (since_last >= kOften) {
-    since_last = 0;
-#ifdef __GLIBC__
-    malloc_trim(0);
-#endif
-  }
-}
-
 }  // namespace
 
 struct DeferredConstruction::Implementation
@@ -185,11 +43,11 @@ struct DeferredConstruction::Implementation
   /// Behind the storage of a deferred tensor.
   struct Handle {
     std::shared_ptr<Implementation> records;
-    const c10::StorageImpl* form;
+    OperatorLog::Memory memory;
   };
   static void delete_handle(void* context) {
     const std::unique_ptr<Handle> handle(static_cast<Handle*>(context));
-    handle->records->release(handle->form);
+    handle->records->log.drop(handle->memory);
   }
   static Handle* handle_of(const torch::Tensor& tensor) {
     auto* const storage = storage_of(tensor);
@@ -208,22 +66,15 @@ struct DeferredConstruction::Implementation
   bool is_large(const c10::OperatorHandle& op, Stack arguments) const;
   Stack run_without_memory(const c10::OperatorHandle& op, Stack arguments) const;
   torch::Tensor deferred_result(const torch::Tensor& form, const std::vector<Argument>& arguments,
-                                Record& record);
+                                OperatorLog::Record& record);
   torch::Tensor new_tensor(const torch::Tensor& form);
   torch::Tensor twin_of(const torch::Tensor& tensor) const;
-  void keep(const std::shared_ptr<const Record>& record);
-  bool replaces_all(const Record& record, const c10::StorageImpl* form) const;
-  Stack execute(const Record& record, std::unordered_map<const c10::StorageImpl*, c10::Storage>&,
-                bool keeps_written);
-  c10::Storage contents(const c10::StorageImpl* form, size_t end);
-  void release(const c10::StorageImpl* form);
 
   static thread_local Implementation* in_scope;
 
   size_t smallest_bytes = 0;
   bool is_open = true;
-  size_t next_number = 0;
-  std::unordered_map<const c10::StorageImpl*, Memory> memories;
+  OperatorLog log;
 };
 
 thread_local DeferredConstruction::Implementation* DeferredConstruction::Implementation::in_scope =
@@ -295,7 +146,8 @@ Stack DeferredConstruction::Implementation::run_without_memory(const c10::Operat
     const auto& name = schema.arguments()[i].name();
     if (name == "device") {
       if (!arguments[i].isNone() && !arguments[i].toDevice().is_cpu()) {
-        refuse(op, "asks for another device than the processor, which is the strategy's task.");
+        refuse_deferred(
+            op, "asks for another device than the processor, which is the strategy's task.");
       }
       arguments[i] = c10::Device(c10::kMeta);
     } else if (name == "pin_memory") {
@@ -319,7 +171,7 @@ Stack DeferredConstruction::Implementation::run_without_memory(const c10::Operat
 
 void DeferredConstruction::Implementation::record(const c10::OperatorHandle& op, Stack* stack) {
   const size_t count = op.schema().arguments().size();
-  const auto record = std::make_shared<Record>(Record{next_number++, op, {}, {}, {}, {}});
+  const auto record = log.new_record(op);
   std::vector<Argument> arguments;
   bool writes_values = false;
   for (size_t i = 0; i < count; ++i) {
@@ -338,9 +190,8 @@ void DeferredConstruction::Implementation::record(const c10::OperatorHandle& op,
     record->random.emplace(generator_among(record->arguments));
   }
   torch::jit::drop(*stack, count);
-  std::unordered_map<const c10::StorageImpl*, c10::Storage> values;
   if (writes_values) {  // into a tensor that has memory: now or never
-    const auto results = execute(*record, values, /*keeps_written=*/true);
+    const auto results = log.run(*record);
     stack->insert(stack->end(), results.begin(), results.end());
     return;
   }
@@ -348,8 +199,8 @@ void DeferredConstruction::Implementation::record(const c10::OperatorHandle& op,
   try {
     results = run_without_memory(op, record->arguments);
   } catch (const c10::Error& error) {
-    refuse(op, std::string("needs values of a tensor that has none yet (") +
-                   error.what_without_backtrace() + ").");
+    refuse_deferred(op, std::string("needs values of a tensor that has none yet (") +
+                            error.what_without_backtrace() + ").");
   }
   for (const auto& result : results) {
     stack->push_back(map_tensors(result, [&](const torch::Tensor& form) {
@@ -357,62 +208,29 @@ void DeferredConstruction::Implementation::record(const c10::OperatorHandle& op,
     }));
   }
   if (record->random) {  // the generator is left as it would be
-    size_t nbytes = 0;
-    for_each_tensor(execute(*record, values, /*keeps_written=*/false),
-                    [&](const torch::Tensor& tensor) { nbytes += tensor.nbytes(); });
-    values.clear();
-    trim_heap(nbytes);
+    log.draw(*record);
   }
-  keep(record);
-}
-
-/// Adds a record to the memories that it changes.
-void DeferredConstruction::Implementation::keep(const std::shared_ptr<const Record>& record) {
-  std::unordered_set<const c10::StorageImpl*> used, changed;
-  for (size_t i = 0; i < record->arguments.size(); ++i) {
-    for_each_tensor(record->arguments[i], [&](const torch::Tensor& tensor) {
-      if (memories.contains(storage_of(tensor))) {
-        used.insert(storage_of(tensor));
-        if (is_written(record->op, i)) {
-          changed.insert(storage_of(tensor));
-        }
-      }
-    });
-  }
-  for (const auto& made : record->made) {
-    if (made.defined()) {
-      changed.insert(storage_of(made));
-    }
-  }
-  for (const auto* form : changed) {
-    auto& memory = memories.at(form);
-    if (!memory.is_read && replaces_all(*record, form)) {
-      memory.writers.clear();
-    }
-    memory.writers.push_back(record);
-  }
-  for (const auto* form : used) {
-    memories.at(form).is_read |= changed.size() > (changed.contains(form) ? 1 : 0);
-  }
+  log.keep(record);
 }
 
 /// A meta tensor of the same memory, so that an operator on it shows what it returns views of.
 torch::Tensor DeferredConstruction::Implementation::twin_of(const torch::Tensor& tensor) const {
-  return tensor_over(memories.at(handle_of(tensor)->form).form, meta_keys(), tensor);
+  return tensor_over(log.form_of(handle_of(tensor)->memory), meta_keys(), tensor);
 }
 
 /// Of what an operator returned for meta tensors: an argument itself, a view of one, or a new one.
 torch::Tensor DeferredConstruction::Implementation::deferred_result(
-    const torch::Tensor& form, const std::vector<Argument>& arguments, Record& record) {
+    const torch::Tensor& form, const std::vector<Argument>& arguments,
+    OperatorLog::Record& record) {
   record.made.emplace_back();
   if (!form.defined()) {
     return form;
   }
   for (const auto& [tensor, twin] : arguments) {
     if (twin.is_same(form)) {
-      if (storage_of(twin) != handle_of(tensor)->form || twin.sizes() != tensor.sizes() ||
+      if (storage_of(twin) != handle_of(tensor)->memory || twin.sizes() != tensor.sizes() ||
           twin.strides() != tensor.strides()) {
-        refuse(record.op, "gives another shape to a tensor that has no memory yet.");
+        refuse_deferred(record.op, "gives another shape to a tensor that has no memory yet.");
       }
       return tensor;
     }
@@ -425,104 +243,13 @@ torch::Tensor DeferredConstruction::Implementation::deferred_result(
 }
 
 torch::Tensor DeferredConstruction::Implementation::new_tensor(const torch::Tensor& form) {
-  const size_t nbytes = form.storage().nbytes();
-  const auto* const key = storage_of(form);
-  memories[key] = {form.storage(), nbytes, {}, false};
+  const auto memory = log.add(form);
   auto storage = c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(), nbytes,
-      c10::DataPtr(nullptr, new Handle{shared_from_this(), key}, &delete_handle, torch::kCPU),
+      c10::StorageImpl::use_byte_size_t(), form.storage().nbytes(),
+      c10::DataPtr(nullptr, new Handle{shared_from_this(), memory}, &delete_handle, torch::kCPU),
       /*allocator=*/nullptr, /*resizable=*/false);
-  refuse_reads(*storage,
-               std::string("FSDP, deferred construction: the memory of a tensor was asked for "
-                           "before it had values. ") +
-                   kWhatToDo);
+  refuse_reads(*storage, read_too_early());
   return tensor_over(std::move(storage), cpu_keys().add(deferred_key), form);
-}
-
-/// Whether nothing of what the memory held before counts after this record.
-bool DeferredConstruction::Implementation::replaces_all(const Record& record,
-                                                        const c10::StorageImpl* form) const {
-  static const std::unordered_set<std::string> kReplacing = {
-      "aten::zero_",    "aten::fill_",   "aten::copy_",        "aten::normal_",
-      "aten::uniform_", "aten::random_", "aten::exponential_", "aten::log_normal_"};
-  if (!kReplacing.contains(record.op.operator_name().name)) {
-    return false;
-  }
-  size_t uses = 0;
-  for_each_tensor(record.arguments,
-                  [&](const torch::Tensor& tensor) { uses += storage_of(tensor) == form ? 1 : 0; });
-  const auto target = record.arguments[0].toTensor();
-  return uses == 1 && storage_of(target) == form && target.is_non_overlapping_and_dense() &&
-         target.nbytes() == memories.at(form).nbytes;
-}
-
-/// Runs the operator on real tensors. `values` holds the memory of those that it has by now, and
-/// gets that of the others, as it was before the record.
-Stack DeferredConstruction::Implementation::execute(
-    const Record& record, std::unordered_map<const c10::StorageImpl*, c10::Storage>& values,
-    bool keeps_written) {
-  const GuardedStorage::Unguarded unrecorded;
-  const torch::NoGradGuard no_grad;
-  Stack stack;
-  auto version = record.versions.begin();
-  for (size_t i = 0; i < record.arguments.size(); ++i) {
-    const bool is_scratch = !keeps_written && is_written(record.op, i);
-    stack.push_back(map_tensors(record.arguments[i], [&](const torch::Tensor& tensor) {
-      const auto memory = memories.find(storage_of(tensor));
-      if (memory == memories.end()) {
-        if (version_of(tensor) != *version++) {
-          refuse(record.op, "took a tensor that was written to later.");
-        }
-        return tensor;
-      }
-      auto& value = values[memory->first];
-      if (!value && !is_scratch) {
-        value = contents(memory->first, record.number);
-      }
-      if (!value) {
-        value = at::empty({static_cast<int64_t>(memory->second.nbytes)}, torch::kUInt8).storage();
-      }
-      return tensor_over(value, cpu_keys(), tensor);
-    }));
-  }
-  record.op.callBoxed(stack);
-  return stack;
-}
-
-/// What the records before `end` make of a memory; null for none.
-c10::Storage DeferredConstruction::Implementation::contents(const c10::StorageImpl* form,
-                                                            size_t end) {
-  c10::Storage memory;
-  const auto writers = memories.at(form).writers;
-  for (const auto& record : writers) {
-    if (record->number >= end) {
-      break;
-    }
-    std::unordered_map<const c10::StorageImpl*, c10::Storage> values;
-    if (memory) {
-      values[form] = std::move(memory);
-    }
-    const std::optional<AsDrawn> as_drawn =
-        record->random ? std::optional<AsDrawn>(std::in_place, *record->random) : std::nullopt;
-    const auto results = execute(*record, values, /*keeps_written=*/true);
-    memory = values[form];
-    size_t next = 0;
-    for_each_tensor(results, [&](const torch::Tensor& tensor) {
-      const auto& made = record->made[next++];
-      if (made.defined() && storage_of(made) == form) {
-        TRAINER_CHECK(tensor.strides() == made.strides(), "values lie as the meta tensor said");
-        memory = tensor.storage();
-      }
-    });
-  }
-  return memory;
-}
-
-/// No tensor has that memory any more.
-void DeferredConstruction::Implementation::release(const c10::StorageImpl* form) {
-  if (!memories.at(form).is_read) {
-    memories.erase(form);
-  }
 }
 
 DeferredConstruction::DeferredConstruction(size_t smallest_bytes)
@@ -555,7 +282,7 @@ void DeferredConstruction::materialize(const torch::Tensor& tensor) {
   if (const auto* const handle = Implementation::handle_of(tensor)) {
     const auto records = handle->records;     // the handle goes with the old memory
     trim_heap(storage_of(tensor)->nbytes());  // what the one before it has left
-    auto memory = records->contents(handle->form, SIZE_MAX);
+    auto memory = records->log.contents(handle->memory);
     TRAINER_CHECK(memory.use_count() == 1, "what an operator makes has memory of its own");
     auto* const storage = storage_of(tensor);
     allow_reads(*storage);
