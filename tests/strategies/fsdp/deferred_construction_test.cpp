@@ -264,7 +264,7 @@ TEST_F(DeferredConstructionTest, ARankNeverHoldsMuchMoreThanItsSlice) {
   {
     const PeakMemory peak;
     const auto layers = make();
-    EXPECT_GE(peak.bytes(), kWhole);
+    EXPECT_GE(peak.bytes(), kWhole / 10 * 9);
   }
   comm().barrier();
   const PeakMemory peak;
