@@ -12,9 +12,11 @@
 #include <strategies/fsdp.h>
 #include <strategies/fsdp/sharded_module.h>
 #include <trainer/core/error.h>
+#include <trainer/world.h>
 
 #include <tests/support/communicator_fixture.h>
 #include <tests/support/memory.h>
+#include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
 #include <tests/support/toy.h>
 
@@ -329,6 +331,37 @@ TEST_F(DeferredConstructionTest, AFitIsTheSame) {
     };
     EXPECT_TRUE(torch::equal(weights(true), weights(false))) << precision;
   }
+}
+
+/// Weights of a checkpoint are recorded as what they are: one more write.
+TEST_F(DeferredConstructionTest, ARunIsResumed) {
+  std::optional<test::TempDir> own;
+  if (rank() == 0) {
+    own.emplace();
+  }
+  const std::string dir = world().broadcast(own ? own->path().string() : "");
+  const auto fit = [&](int64_t epochs, bool is_deferred, bool is_resumed) {
+    seed_everything(11);
+    LateModule module;
+    test::ToyData data;
+    TrainerConfig config = test::quiet();
+    config.strategy = use<FSDP>({.deferred_construction = is_deferred});
+    config.enable_checkpointing = !is_resumed;
+    config.max_epochs = epochs;
+    config.default_root_dir = dir;
+    Trainer trainer(config);
+    if (is_resumed) {
+      trainer.set_run(dir + "/version_0");
+    }
+    trainer.fit(module, data, is_resumed ? Trainer::CkptPath("last") : std::nullopt);
+    EXPECT_EQ(module.was_deferred, is_deferred);
+    return test::flat_weights(module);
+  };
+  fit(1, true, false);
+  const auto resumed = fit(2, true, true);
+  EXPECT_TRUE(torch::equal(resumed, fit(2, false, true)));
+  EXPECT_TRUE(torch::equal(resumed, fit(2, false, false)));
+  comm().barrier();
 }
 
 }  // namespace
