@@ -37,18 +37,6 @@ std::string first_difference(const std::string& a, const std::string& b) {
   return fmt::format("{}, against {}", line(a), line(b));
 }
 
-/// In place, also where the tensor is not contiguous.
-void broadcast(Communicator& communicator, const torch::Tensor& tensor) {
-  const torch::NoGradGuard no_grad;
-  if (tensor.is_contiguous()) {
-    communicator.broadcast(tensor);
-    return;
-  }
-  const auto copy = tensor.contiguous();
-  communicator.broadcast(copy);
-  tensor.detach().copy_(copy);
-}
-
 }  // namespace
 
 void Distributed::set_device(torch::Device device) {
@@ -57,16 +45,32 @@ void Distributed::set_device(torch::Device device) {
 }
 
 void Distributed::setup_module(torch::nn::Module& module) {
-  SingleDevice::setup_module(module);
   check_same_module(module);
-  for (const auto& parameter : module.parameters()) {
-    broadcast(*communicator_, parameter);
-  }
+  place(module);
   broadcast_buffers(module);
   sync_batch_norm_.reset();
   if (syncs_batchnorm_ && world_size() > 1) {
     sync_batch_norm_.emplace(communicator_->split(/*color=*/0));
   }
+}
+
+void Distributed::place(torch::nn::Module& module) {
+  SingleDevice::setup_module(module);
+  for (const auto& parameter : module.parameters()) {
+    broadcast(parameter);
+  }
+}
+
+/// In place, also where the tensor is not contiguous.
+void Distributed::broadcast(const torch::Tensor& tensor) {
+  const torch::NoGradGuard no_grad;
+  if (tensor.is_contiguous()) {
+    communicator_->broadcast(tensor);
+    return;
+  }
+  const auto copy = tensor.contiguous();
+  communicator_->broadcast(copy);
+  tensor.detach().copy_(copy);
 }
 
 void Distributed::check_same_module(const torch::nn::Module& module) {
@@ -82,7 +86,7 @@ void Distributed::check_same_module(const torch::nn::Module& module) {
 
 void Distributed::broadcast_buffers(torch::nn::Module& module) {
   for (const auto& buffer : module.buffers()) {
-    broadcast(*communicator_, buffer);
+    broadcast(buffer);
   }
 }
 

@@ -36,6 +36,11 @@ class Distributed : public SingleDevice {
   Communicator& communicator() { return *communicator_; }
 
  protected:
+  /// Brings parameters and buffers to the device, and gives every rank the parameters of rank 0.
+  /// Collective: yes.
+  virtual void place(torch::nn::Module& module);
+  /// Gives every rank the values of rank 0. Collective: yes.
+  void broadcast(const torch::Tensor& tensor);
   const StepNumbers& step_numbers() const { return numbers_; }
   /// Their sums came with the gradients.
   void set_step_number_sums(const StepNumbers& sums);

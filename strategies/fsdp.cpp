@@ -7,6 +7,7 @@
 #include <torch/optim/lbfgs.h>
 #include <torch/utils.h>
 
+#include <strategies/fsdp/deferred_construction.h>
 #include <strategies/fsdp/sharded_module.h>
 #include <strategies/fsdp/sharding_text.h>
 #include <trainer/core/error.h>
@@ -122,17 +123,57 @@ ShardingOptions FSDP::options() const {
   return options;
 }
 
+std::shared_ptr<void> FSDP::construction() {
+  if (!init_.deferred_construction) {
+    return nullptr;
+  }
+  deferred_ = std::make_unique<DeferredConstruction>();
+  return deferred_->scope();
+}
+
 void FSDP::setup_module(torch::nn::Module& module) {
   teardown_module(module);
   Distributed::setup_module(module);
-  if (communicator().size() == 1 && init_.intercept == "auto") {
-    return;
+  if (communicator().size() > 1 || init_.intercept != "auto") {
+    shard(module);
+  } else if (deferred_ != nullptr) {
+    for (const auto& parameter : module.parameters()) {
+      make(parameter);
+    }
   }
+  deferred_.reset();
+}
+
+void FSDP::shard(torch::nn::Module& module) {
   mesh_ = std::make_unique<DeviceMesh>(communicator(),
                                        axes(communicator().size(), world().num_nodes()));
   Communicator& replicas = mesh_->axis("replicate");
+  auto sharding = options();
+  if (deferred_ != nullptr) {
+    sharding.before_sharding = [this](const torch::Tensor& parameter) { make(parameter); };
+  }
   sharded_ = std::make_unique<ShardedModule>(plan_of(module), mesh_->axis("shard"),
-                                             replicas.size() > 1 ? &replicas : nullptr, options());
+                                             replicas.size() > 1 ? &replicas : nullptr,
+                                             std::move(sharding));
+}
+
+/// A parameter whose construction was deferred.
+void FSDP::make(torch::Tensor parameter) {
+  DeferredConstruction::materialize(parameter);
+  parameter.set_data(parameter.to(device()));
+  broadcast(parameter);
+}
+
+/// Parameters that have no memory yet are placed when their unit takes them.
+void FSDP::place(torch::nn::Module& module) {
+  if (deferred_ == nullptr) {
+    Distributed::place(module);
+    return;
+  }
+  for (auto& buffer : module.buffers()) {
+    DeferredConstruction::materialize(buffer);
+    buffer.set_data(buffer.to(device()));
+  }
 }
 
 void FSDP::teardown_module(torch::nn::Module&) {

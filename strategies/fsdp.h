@@ -18,6 +18,7 @@
 
 namespace trainer {
 
+class DeferredConstruction;
 class ShardedModule;
 struct ShardingOptions;
 struct UnitPlan;
@@ -38,6 +39,7 @@ class FSDP : public Distributed, private Sharding {
     int64_t prefetch = 1;
     std::string intercept = "auto";
     std::string state_dict_type = "sharded";
+    bool deferred_construction = false;
 
     static constexpr auto fields() {
       using config::field, config::at_least, config::one_of;
@@ -76,6 +78,9 @@ class FSDP : public Distributed, private Sharding {
               "Checkpoints: sharded, each rank writes its part; full, rank 0 writes those of one "
               "process.",
               one_of("sharded", "full")),
+          field<&Init::deferred_construction>("What configure_model() builds has no memory until "
+                                              "it is sharded, for a module that is "
+                                              "larger than a rank's memory."),
       };
     }
   };
@@ -85,6 +90,7 @@ class FSDP : public Distributed, private Sharding {
   explicit FSDP(Init init);
   ~FSDP() override;
 
+  std::shared_ptr<void> construction() override;
   /// Shards the module. Throws ConfigError where a setting does not fit it or the ranks.
   /// Collective: yes.
   void setup_module(torch::nn::Module& module) override;
@@ -104,6 +110,7 @@ class FSDP : public Distributed, private Sharding {
   void end_step() override;
 
  private:
+  void place(torch::nn::Module& module) override;
   std::shared_ptr<void> whole_parameters() override;
   std::shared_ptr<void> segments() override;
   std::optional<Segment> segment_of(const torch::Tensor& parameter) const override;
@@ -115,7 +122,11 @@ class FSDP : public Distributed, private Sharding {
   DeviceMesh::Axes axes(int num_ranks, int num_nodes) const;
   ShardingOptions options() const;
 
+  void shard(torch::nn::Module& module);
+  void make(torch::Tensor parameter);
+
   const Init init_;
+  std::unique_ptr<DeferredConstruction> deferred_;  // from construction() to setup_module()
   std::unique_ptr<DeviceMesh> mesh_;
   std::unique_ptr<ShardedModule> sharded_;  // null where there is nothing to shard
 };

@@ -12,6 +12,7 @@
 #include <loggers/jsonl_logger.h>
 #include <loggers/tensorboard_logger.h>
 
+#include <trainer/activation_checkpointing.h>
 #include <trainer/cli/cli.h>
 #include <trainer/core/console.h>
 #include <trainer/core/error.h>

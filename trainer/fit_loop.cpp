@@ -29,7 +29,8 @@ FitLoop::FitLoop(Run& run, const bool& should_stop)
       limits_(run.config),
       data_(run),
       validation_(run),
-      agreement_(run.strategy) {
+      agreement_(run.strategy),
+      checkpointed_(run.config.activation_checkpointing, run.module) {
   (run.config.gradient_clip_algorithm == "norm" ? clip_norm_ : clip_value_) =
       run.config.gradient_clip_val;
 }
@@ -204,6 +205,7 @@ bool FitLoop::train_batch(Batch cpu_batch, const TrainingData::Place& place) {
   const auto loss =
       module_.automatic_optimization() ? optimize(batch, place) : optimize_by_hand(batch, place);
   strategy_.end_step();
+  checkpointed_.tell_of_unused();
   if (place.is_last) {
     hear_ranks();
   }

@@ -9,6 +9,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <trainer/checkpointed_blocks.h>
 #include <trainer/fit_validation.h>
 #include <trainer/metric_collector.h>
 #include <trainer/optimization.h>
@@ -103,6 +104,7 @@ class FitLoop {
   TrainingData data_;
   FitValidation validation_;
   RankAgreement agreement_;
+  CheckpointedBlocks checkpointed_;
 
   bool stepped_ = false;        // since the last edge
   bool in_step_ = false;        // train_batch() runs and its counters are not advanced yet

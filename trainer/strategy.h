@@ -56,6 +56,10 @@ class Strategy {
   /// the next setup_module() on.
   virtual void set_sync_batchnorm(bool /*synced*/) {}
 
+  /// While what it returns lives, the module builds its large layers (configure_model()): a
+  /// strategy may put off making their values until setup_module(). Null where it does not.
+  virtual std::shared_ptr<void> construction() { return nullptr; }
+
   /// Moves, broadcasts or shards the module; called before configure_optimizers(). Collective: yes.
   virtual void setup_module(torch::nn::Module& module) = 0;
 

@@ -324,7 +324,10 @@ void Trainer::set_up(const SavedRun* saved) {
   run_->data.setup(stage_);
   run_->callbacks.call<&C::setup>(stage_);
   run_->module.setup(stage_);
-  run_->module.configure_model();
+  {
+    const auto construction = strategy_->construction();
+    run_->module.configure_model();
+  }
   precision_->convert_module(run_->module);
   for (const auto& [name, metric] : registered_metrics(run_->module)) {
     metric->reset();  // what an interrupted stage left

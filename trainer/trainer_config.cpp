@@ -93,6 +93,27 @@ Node Codec<Accumulation>::write(const Accumulation& value) {
   return node;
 }
 
+void Codec<ActivationCheckpointing>::read(const Node& n, const std::string& path, Diagnostics& d,
+                                          ActivationCheckpointing& out) {
+  out = {};
+  if (n.is_scalar() && (n.text() == "none" || n.text() == "all")) {
+    out.all = n.text() == "all";
+  } else if (n.is_scalar()) {
+    d.add(n.mark, path,
+          fmt::format("is {}: write none, all, or a list of names of modules, as [blocks.*].",
+                      n.describe()));
+  } else {
+    Codec<std::vector<std::string>>::read(n, path, d, out.patterns);
+  }
+}
+
+Node Codec<ActivationCheckpointing>::write(const ActivationCheckpointing& value) {
+  if (value.all || value.patterns.empty()) {
+    return Node::scalar(value.all ? "all" : "none");
+  }
+  return config::write(value.patterns);
+}
+
 }  // namespace config
 
 namespace rules {

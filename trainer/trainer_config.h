@@ -60,6 +60,14 @@ struct Devices {
   Devices(T n) : count(static_cast<int64_t>(n)) {}  // NOLINT: implicit as a number
 };
 
+/// Blocks that are run again in the backward pass instead of keeping what lies between: all that the
+/// module calls through checkpointed() (trainer/activation_checkpointing.h), or those of them whose
+/// names match a pattern. Neither: none.
+struct ActivationCheckpointing {
+  bool all = false;
+  std::vector<std::string> patterns = {};
+};
+
 namespace config {
 template <>
 struct Codec<Devices> {
@@ -78,6 +86,13 @@ struct Codec<Accumulation> {
   static std::string type() { return "int, or map from epoch to int"; }
   static void read(const Node& n, const std::string& path, Diagnostics& d, Accumulation& out);
   static Node write(const Accumulation& value);
+};
+template <>
+struct Codec<ActivationCheckpointing> {
+  static std::string type() { return "none, all or list of strings"; }
+  static void read(const Node& n, const std::string& path, Diagnostics& d,
+                   ActivationCheckpointing& out);
+  static Node write(const ActivationCheckpointing& value);
 };
 }  // namespace config
 
@@ -135,6 +150,7 @@ struct TrainerConfig {
   std::string precision = "32-true";
   Spec<Strategy> strategy = "auto";
   Accumulation accumulate_grad_batches = 1;
+  ActivationCheckpointing activation_checkpointing = {};
   std::optional<double> gradient_clip_val = std::nullopt;
   std::string gradient_clip_algorithm = "norm";
   BatchLimit limit_train_batches = 1.0;
@@ -193,6 +209,9 @@ struct TrainerConfig {
             "ddp."),
         field<&T::accumulate_grad_batches>(
             "Batches whose gradients make one optimizer step; {0: 8, 4: 2} changes it at epoch 4."),
+        field<&T::activation_checkpointing>(
+            "Blocks that run again in the backward pass, to save memory, of those that the module "
+            "calls through trainer::checkpointed(): none, all, or names as [blocks.*]."),
         field<&T::gradient_clip_val>("Largest gradient norm, or element; unset or 0: no clipping.",
                                      at_least(0.0)),
         field<&T::gradient_clip_algorithm>("Clip the global L2 norm, or each element.",

@@ -116,7 +116,7 @@ class GPT : public L::Module {
     }
     auto x = wte_(tokens) + wpe_(torch::arange(tokens.size(1), tokens.options()));
     for (const auto& block : *h_) {
-      x = block->as<Block>()->forward(x);
+      x = L::checkpointed(block->as<Block>(), x);
     }
     return lm_head_(ln_f_(x));
   }

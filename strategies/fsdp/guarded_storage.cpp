@@ -1,6 +1,7 @@
 #include <strategies/fsdp/guarded_storage.h>
 
 #include <algorithm>
+#include <atomic>
 #include <exception>
 #include <memory>
 #include <utility>
@@ -109,8 +110,13 @@ void deleter(void*) {}
 
 const c10::DispatchKey kKey = key_of<c10::DispatchKey>();
 
+std::atomic<OperatorHook> operator_hook = nullptr;
+
 void before_operator(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
                      torch::jit::Stack* stack) {
+  if (const OperatorHook hook = operator_hook; hook != nullptr && hook(op, keys, stack)) {
+    return;
+  }
   GuardedStorage::Pin pin;
   const auto& arguments = op.schema().arguments();
   const auto values = torch::jit::last(*stack, arguments.size());
@@ -167,6 +173,20 @@ std::shared_ptr<void> intercept_by_observer() {
 Interception default_interception() {
   return kHasKey<c10::DispatchKey> ? Interception::kDispatchKey : Interception::kObserver;
 }
+
+c10::DispatchKey set_operator_hook(OperatorHook hook) {
+  if (kKey != c10::DispatchKey::Undefined) {
+    operator_hook = hook;
+    intercept_by_key();
+  }
+  return kKey;
+}
+
+void refuse_reads(c10::StorageImpl& storage, const std::string& message) {
+  set_message(storage, message);
+}
+
+void allow_reads(c10::StorageImpl& storage) { clear_message(storage); }
 
 GuardedStorage::Unguarded::Unguarded()
     : without_key_(kKey == c10::DispatchKey::Undefined ? c10::DispatchKeySet()

@@ -12,11 +12,17 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include <ATen/core/ivalue.h>
 #include <ATen/record_function.h>
 #include <c10/core/StorageImpl.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/types.h>
+
+namespace c10 {
+class OperatorHandle;
+}
 
 namespace trainer {
 
@@ -24,6 +30,19 @@ enum class Interception { kDispatchKey, kObserver };
 
 /// The better one of those that this LibTorch has.
 Interception default_interception();
+
+/// Runs an operator that has the dispatch key, before the guarded storages among its arguments are
+/// asked; false: it is none of its business.
+using OperatorHook = bool (*)(const c10::OperatorHandle& op, c10::DispatchKeySet keys,
+                              std::vector<c10::IValue>* stack);
+/// Has the fallback of the dispatch key call it from now on. Returns the key, Undefined where this
+/// LibTorch has none.
+c10::DispatchKey set_operator_hook(OperatorHook hook);
+
+/// Reading the memory of a tensor of this storage throws the message, where LibTorch can do that;
+/// and no more.
+void refuse_reads(c10::StorageImpl& storage, const std::string& message);
+void allow_reads(c10::StorageImpl& storage);
 
 class GuardedStorage {
  public:

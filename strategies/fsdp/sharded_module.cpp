@@ -37,6 +37,9 @@ ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& shard,
 void ShardedModule::add_unit(UnitPlan plan) {
   for (size_t i = 0; i < plan.parameters.size(); ++i) {
     const auto& tensor = plan.parameters[i].second;
+    if (options_.before_sharding) {
+      options_.before_sharding(tensor);
+    }
     places_[tensor.unsafeGetTensorImpl()] = {units_.size(), i};
     set_gradient_hook(tensor, [this, u = units_.size(), i] { on_gradient(u, i); });
   }
@@ -172,8 +175,8 @@ void ShardedModule::on_gradient(size_t unit, size_t index) {
   if (units_.size() - 1 - unit < next_reduction_) {
     throw UsageError(fmt::format(
         "FSDP: '{}' got a second gradient in one backward pass, after the first one had "
-        "gone off to the other ranks. Use a layer whose backward pass runs another one "
-        "(activation checkpointing) once in a forward pass.",
+        "gone off to the other ranks. Use a layer whose backward pass runs another one once in a "
+        "forward pass; trainer::checkpointed() runs layers again without one.",
         units_[unit]->parameters()[index].first));
   }
   auto& of_it = *units_[unit];

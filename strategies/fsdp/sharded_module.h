@@ -7,6 +7,7 @@
 // arXiv:1910.02054.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -34,6 +35,8 @@ struct ShardingOptions {
   std::optional<torch::ScalarType> gathered_dtype = std::nullopt;
   /// In which their gradients travel; unset: as they are without gathered_dtype.
   std::optional<torch::ScalarType> reduced_dtype = std::nullopt;
+  /// Called with each parameter before its unit takes it: to give it its values, say.
+  std::function<void(const torch::Tensor&)> before_sharding = nullptr;
 };
 
 class ShardedModule : public ShardedUnit::Owner {

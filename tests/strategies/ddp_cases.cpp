@@ -134,6 +134,27 @@ class UnusedModule : public CaseModule {
   torch::nn::Linear sometimes_, never_, frozen_;
 };
 
+/// Blocks that may run again in the backward pass, one of them used twice.
+class BlocksModule : public CaseModule {
+ public:
+  BlocksModule() {
+    for (int i = 0; i < 3; ++i) {
+      blocks_->push_back(torch::nn::Sequential(torch::nn::Linear(16, 24), torch::nn::Tanh(),
+                                               torch::nn::Linear(24, 16)));
+    }
+  }
+  torch::Tensor forward(const torch::Tensor& x) override {
+    auto hidden = torch::tanh(fc1_(x));
+    for (const size_t i : {0, 1, 0, 2}) {
+      hidden = hidden + checkpointed(blocks_[i]->as<torch::nn::Sequential>(), hidden);
+    }
+    return fc3_(torch::tanh(fc2_(hidden)));
+  }
+
+ private:
+  torch::nn::ModuleList blocks_ = register_module("blocks", torch::nn::ModuleList());
+};
+
 /// The loss is a sum over what counts in each sample, as tokens do.
 class WeightedModule : public CaseModule {
   static torch::Tensor counts(const Batch& batch) {
@@ -323,6 +344,13 @@ std::map<std::string, Case> cases() {
     // LibTorch's layers refuse a batch of one value for each channel, before any operator runs.
     c.data = [] { return std::make_shared<CaseData>(105); };
   });
+  for (const bool runs_again : {false, true}) {
+    add(runs_again ? "checkpointed" : "blocks", [&](Case& c) {
+      c.module = make<BlocksModule>;
+      c.config.activation_checkpointing.all = runs_again;
+      c.config.accumulate_grad_batches = 3;
+    });
+  }
   for (const bool accumulates : {false, true}) {
     const std::string more = accumulates ? "_accumulation_clip" : "";
     const auto change = [accumulates](Case& c) {
@@ -352,6 +380,8 @@ std::map<std::string, Case> cases() {
       change(c);
     });
   }
+  all["gpt_checkpointed"] = all.at("gpt");
+  all["gpt_checkpointed"].config.activation_checkpointing.patterns = {"h.*"};
   if (world().size() > 1) {  // alone they are as "plain" and "unused"
     add("static_graph", [](Case& c) { c.config.strategy = use<DDP>({.static_graph = true}); });
     add("small_buckets", [&](Case& c) {

@@ -38,6 +38,14 @@ INSTANTIATE_TEST_SUITE_P(Cases, DDPParityInFloat64,
                                          "digits_accumulation_clip", "gpt",
                                          "gpt_accumulation_clip"));
 
+TEST_F(DDPParity, BlocksThatRunAgainInTheBackwardPassEqualOthers) {
+  const auto one = folder(0);
+  expect_same_tensors(result_in(one, "gpt_checkpointed"), result_in(one, "gpt"), 0, "gpt");
+  expect_same_tensors(result_in(one, "checkpointed"), result_in(one, "blocks"), 0, "blocks");
+  expect_same("gpt_checkpointed", "gpt", 1e-12);
+  expect_same("checkpointed", "blocks", 1e-12);
+}
+
 TEST_F(DDPParity, AResumeOnAnotherNumberOfRanksGoesOnWithTheSameBatches) {
   const std::vector<std::string> cases = {"accumulation", "plain", "stream", "uneven"};
   for (const int before : {1, 2, 4}) {

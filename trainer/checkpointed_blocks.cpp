@@ -1,0 +1,121 @@
+#include <trainer/checkpointed_blocks.h>
+
+#include <algorithm>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <trainer/activation_checkpointing.h>
+#include <trainer/core/error.h>
+#include <trainer/core/log.h>
+
+namespace trainer {
+namespace {
+
+CheckpointedBlocks* in_force = nullptr;
+
+/// The first of them, sorted.
+std::string list_of(std::vector<std::string> names) {
+  constexpr size_t kMost = 20;
+  std::sort(names.begin(), names.end());
+  const size_t left_out = names.size() > kMost ? names.size() - kMost : 0;
+  names.resize(names.size() - left_out);
+  return fmt::format("{}{}", fmt::join(names, ", "),
+                     left_out > 0 ? fmt::format(" and {} more", left_out) : "");
+}
+
+}  // namespace
+
+bool matches(std::string_view pattern, std::string_view name) {
+  size_t p = 0, n = 0;
+  size_t star = std::string_view::npos, after_star = 0;  // the last one, and what it may yet take
+  while (n < name.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      after_star = n;
+    } else if (p < pattern.size() && pattern[p] == name[n]) {
+      ++p;
+      ++n;
+    } else if (star != std::string_view::npos) {
+      p = star + 1;
+      n = ++after_star;
+    } else {
+      return false;
+    }
+  }
+  return pattern.find_first_not_of('*', p) == std::string_view::npos;
+}
+
+CheckpointedBlocks::CheckpointedBlocks(const ActivationCheckpointing& choice,
+                                       const torch::nn::Module& module)
+    : choice_(choice), outer_(in_force) {
+  std::vector<std::string> names;
+  for (const auto& item : module.named_modules("", /*include_self=*/false)) {
+    blocks_[item.value().get()].name = item.key();
+    names.push_back(item.key());
+  }
+  for (const auto& pattern : choice_.patterns) {
+    bool is_used = false;
+    for (auto& [block, entry] : blocks_) {
+      if (matches(pattern, entry.name)) {
+        is_used = entry.is_chosen = true;
+      }
+    }
+    if (!is_used) {
+      throw ConfigError(fmt::format(
+          "trainer.activation_checkpointing: '{}' is the name of no module. There are: {}.",
+          pattern, list_of(names)));
+    }
+  }
+  in_force = this;
+}
+
+CheckpointedBlocks::~CheckpointedBlocks() { in_force = outer_; }
+
+bool CheckpointedBlocks::contains(const torch::nn::Module* block) {
+  const auto found = blocks_.find(block);
+  if (found == blocks_.end()) {
+    unnamed_is_called_ = true;
+    return choice_.all;
+  }
+  found->second.is_called = true;
+  return choice_.all || found->second.is_chosen;
+}
+
+std::vector<std::string> CheckpointedBlocks::called() const {
+  std::vector<std::string> names;
+  for (const auto& [block, entry] : blocks_) {
+    if (entry.is_called) {
+      names.push_back(entry.name);
+    }
+  }
+  return names;
+}
+
+void CheckpointedBlocks::tell_of_unused() {
+  if (std::exchange(has_told_, true)) {
+    return;
+  }
+  const auto names = called();
+  if (choice_.all && names.empty() && !unnamed_is_called_) {
+    log::warning(
+        "trainer.activation_checkpointing: all has no effect, since the module calls no block "
+        "through trainer::checkpointed(). Write x = trainer::checkpointed(block, x) for "
+        "x = block->forward(x).");
+  }
+  for (const auto& pattern : choice_.patterns) {
+    const auto is_match = [&](const auto& name) { return matches(pattern, name); };
+    if (std::none_of(names.begin(), names.end(), is_match)) {
+      log::warning(fmt::format(
+          "trainer.activation_checkpointing: '{}' has no effect, since no module of that name is "
+          "called through trainer::checkpointed(). {}.",
+          pattern, names.empty() ? "None is" : "These are: " + list_of(names)));
+    }
+  }
+}
+
+bool detail::is_checkpointed(const torch::nn::Module* block) {
+  return in_force != nullptr && torch::GradMode::is_enabled() && in_force->contains(block);
+}
+
+}  // namespace trainer
