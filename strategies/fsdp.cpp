@@ -45,7 +45,7 @@ torch::Tensor sum_of_squares(const std::vector<torch::Tensor>& tensors, torch::D
   if (tensors.empty()) {
     return torch::zeros({}, torch::dtype(torch::kFloat64).device(device));
   }
-  return tensor_norms(tensors).to(torch::kFloat64).square().sum();
+  return tensor_norms(tensors).to(torch::kFloat64).square().sum().to(device);
 }
 
 std::optional<torch::ScalarType> dtype_of(const std::optional<std::string>& name) {
@@ -118,6 +118,7 @@ ShardingOptions FSDP::options() const {
   options.frees_in_forward = init_.mode == "full_shard" || init_.mode == "hybrid_shard";
   options.reduces_each_pass = init_.reduce_each_batch && !keeps_gradients;
   options.prefetch = init_.prefetch;
+  options.offloads = init_.cpu_offload;
   options.gathered_dtype = dtype_of(init_.param_dtype);
   options.reduced_dtype = dtype_of(init_.reduce_dtype);
   return options;
@@ -231,7 +232,7 @@ torch::Tensor FSDP::clip_gradients(torch::optim::Optimizer& optimizer, double ma
   auto squares = sum_of_squares(all, device());
   mesh_->axis("shard").all_reduce(squares);
   auto norm = squares.sqrt().to(torch::kFloat32);
-  clip_by_norm(all, norm, max_norm);
+  clip_by_norm(all, all.empty() ? norm : norm.to(all.front().device()), max_norm);
   return norm;
 }
 

@@ -40,6 +40,7 @@ class FSDP : public Distributed, private Sharding {
     std::string intercept = "auto";
     std::string state_dict_type = "sharded";
     bool deferred_construction = false;
+    bool cpu_offload = false;
 
     static constexpr auto fields() {
       using config::field, config::at_least, config::one_of;
@@ -81,6 +82,9 @@ class FSDP : public Distributed, private Sharding {
           field<&Init::deferred_construction>("What configure_model() builds has no memory until "
                                               "it is sharded, for a module that is "
                                               "larger than a rank's memory."),
+          field<&Init::cpu_offload>(
+              "On GPUs: slices of parameters and gradients and the optimizer's state lie in the "
+              "memory of the host, where the optimizer works."),
       };
     }
   };

@@ -3,6 +3,8 @@
 #include <malloc.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include <fmt/format.h>
 #include <torch/csrc/autograd/engine.h>
@@ -55,6 +57,7 @@ void ShardedModule::add_unit(UnitPlan plan) {
       .gathered_dtype = converts ? options_.gathered_dtype.value_or(dtype) : dtype,
       .interception = options_.interception,
       .shares_memory = options_.shares_memory,
+      .offloads = options_.offloads,
       .owner = *this,
   }));
   about_[units_.back().get()].is_root = plan.is_root;
@@ -162,6 +165,7 @@ void ShardedModule::prefetch_after(ShardedUnit& unit) {
 void ShardedModule::begin_backward() {
   if (!std::exchange(in_backward_, true)) {
     next_reduction_ = 0;
+    waits_for_room_ = true;
     for (const auto& unit : units_) {
       unit->gradients().begin_pass();
     }
@@ -181,6 +185,9 @@ void ShardedModule::on_gradient(size_t unit, size_t index) {
   }
   auto& of_it = *units_[unit];
   of_it.check_places();
+  if (reduces_ && !of_it.gradients().has_sum()) {
+    make_room();
+  }
   of_it.gradients().add(index);
   if (of_it.gradients().num_missing() == 0 && frees(of_it)) {
     of_it.release();
@@ -191,10 +198,27 @@ void ShardedModule::on_gradient(size_t unit, size_t index) {
   }
 }
 
-/// Whether the unit after that whose turn it is has all its gradients, too.
-bool ShardedModule::next_is_ready() const {
-  return next_reduction_ + 1 < units_.size() &&
-         units_[units_.size() - 2 - next_reduction_]->gradients().num_missing() == 0;
+/// Whole gradients are those of two units at a time: one on its way, and one that comes together. A
+/// rank that is ahead waits for the others. Where these may wait for units of this one, since a
+/// parameter got its gradient here only and they begin the reduction at the end of their pass, it
+/// goes on after a while.
+void ShardedModule::make_room() {
+  const auto num_sums = std::count_if(units_.begin(), units_.end(),
+                                      [](const auto& unit) { return unit->gradients().has_sum(); });
+  if (num_sums < 2 || under_way_ == nullptr || !waits_for_room_) {
+    return;
+  }
+  constexpr auto kPatience = std::chrono::milliseconds(250);
+  const auto deadline = std::chrono::steady_clock::now() + kPatience;
+  while (!shares_memory_ && waits_for_room_ && !under_way_->gradients().reduction_is_done()) {
+    gathers_->poll();
+    std::this_thread::sleep_for(std::chrono::microseconds(20));
+    waits_for_room_ = std::chrono::steady_clock::now() < deadline;
+  }
+  if (waits_for_room_) {
+    finish_reduction();
+    start_ready_reductions();
+  }
 }
 
 /// From the last unit to the first, on every rank alike.
@@ -205,12 +229,8 @@ void ShardedModule::start_ready_reductions() {
       if (unit.gradients().num_missing() > 0) {
         return;
       }
-      // One at a time, for its memory. But it is not waited for: another rank may begin it at the
-      // end of its pass only, for which it needs units of this one. Unless memory is shared; then a
-      // rank is ahead of the others by one unit at most.
-      if (under_way_ != nullptr && !under_way_->gradients().reduction_is_done() &&
-          !(shares_memory_ && next_is_ready())) {
-        return;
+      if (under_way_ != nullptr && !under_way_->gradients().reduction_is_done()) {
+        return;  // one at a time, for its memory
       }
       start_reduction(unit);
     }

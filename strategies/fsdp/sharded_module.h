@@ -30,6 +30,7 @@ struct ShardingOptions {
   bool shares_memory = true;      ///< Where the ranks can, the whole lies in memory once.
   bool frees_in_forward = true;   ///< Else what is gathered stays until gradients are reduced.
   bool reduces_each_pass = true;  ///< Else gradients stay whole until require_reduction(true).
+  bool offloads = false;          ///< What the optimizer sees lies in host memory.
   int64_t prefetch = 1;           ///< Units that are gathered ahead of their use.
   /// Of floating-point parameters, in forward and backward passes; unset: as they are.
   std::optional<torch::ScalarType> gathered_dtype = std::nullopt;
@@ -110,7 +111,7 @@ class ShardedModule : public ShardedUnit::Owner {
   void end_backward();
   void abandon_pass();
   void on_gradient(size_t unit, size_t index);
-  bool next_is_ready() const;
+  void make_room();
   void start_ready_reductions();
   void start_reduction(ShardedUnit& unit);
   void finish_reduction();
@@ -129,6 +130,7 @@ class ShardedModule : public ShardedUnit::Owner {
   size_t next_reduction_ = 0;         // counted from the last unit
   ShardedUnit* under_way_ = nullptr;  // its reduction is
   bool reduces_ = true;
+  bool waits_for_room_ = true;  // in this pass
   bool has_unreduced_ = false;  // of passes that did not reduce
   bool in_backward_ = false;
 };

@@ -18,6 +18,13 @@ std::vector<torch::Tensor> tensors_of(const UnitGradients::Parameters& parameter
   return tensors;
 }
 
+/// Of what an optimizer sees.
+torch::TensorOptions master_options(const ShardedUnit::Init& init) {
+  const auto& parameter = init.parameters.front().second;
+  return torch::dtype(parameter.scalar_type())
+      .device(init.offloads ? torch::Device(torch::kCPU) : parameter.device());
+}
+
 }  // namespace
 
 ShardedUnit::ShardedUnit(Init init)
@@ -30,23 +37,22 @@ ShardedUnit::ShardedUnit(Init init)
       freed_message_(
           fmt::format("FSDP: a parameter of unit '{}' was read while it is sharded", name_)),
       tag_(static_cast<int64_t>(std::hash<std::string>()(name_) >> 32)),
+      master_(master_options(init)),
       parameters_(std::move(init.parameters)),
       layout_(tensors_of(parameters_), init.gathers.rank(), init.gathers.size()),
       gathered_dtype_(init.gathered_dtype),
       gathers_(init.gathers),
       buffers_(init.buffers),
       owner_(init.owner),
-      gradients_(layout_, parameters_, parameters_.front().second.scalar_type(), init.reductions) {
+      gradients_(layout_, parameters_, master_, init.reductions) {
   const torch::NoGradGuard no_grad;
-  const auto dtype = parameters_.front().second.scalar_type();
   if (init.shares_memory) {
     shared_ = gathers_.shared_zeros({layout_.numel()}, gathered_dtype_);
   }
   own_ = shared_.defined() ? layout_.shard_in(shared_)
                            : gathers_.empty({layout_.shard_numel()}, gathered_dtype_).zero_();
-  shard_ = gathered_dtype_ == dtype
-               ? own_
-               : torch::zeros({layout_.shard_numel()}, own_.options().dtype(dtype));
+  const bool is_same = own_.dtype() == master_.dtype() && own_.device() == master_.device();
+  shard_ = is_same ? own_ : torch::zeros({layout_.shard_numel()}, master_);
   for (size_t i = 0; i < parameters_.size(); ++i) {
     const auto [first, count] = layout_.segment(i);
     segments_.push_back(layout_.segment_in(shard_, i));
@@ -69,7 +75,7 @@ void ShardedUnit::check_places() const {
 }
 
 void ShardedUnit::refresh() {
-  if (std::exchange(is_stale_, false) && gathered_dtype_ != shard_.scalar_type()) {
+  if (std::exchange(is_stale_, false) && !shard_.is_same(own_)) {
     const torch::NoGradGuard no_grad;
     own_.copy_(shard_);
   }
@@ -141,7 +147,8 @@ void ShardedUnit::write_back() {
   if (gathered_dtype_ == shard_.scalar_type()) {
     shard_.copy_(written);
   } else {  // what was not written keeps its precision
-    shard_.copy_(torch::where(written == own_, shard_, written.to(shard_.scalar_type())));
+    const auto is_as_before = (written == own_).to(shard_.device());
+    shard_.copy_(torch::where(is_as_before, shard_, written.to(shard_.options())));
   }
   is_stale_ = true;
 }
@@ -189,8 +196,8 @@ void ShardedUnit::show_plain() {
   release();
   drop_contents(freed_message_);
   const torch::NoGradGuard no_grad;
-  plain_ = torch::empty({layout_.numel()}, shard_.options());
-  gathers_.all_gather(plain_, shard_);
+  plain_ = torch::empty({layout_.numel()}, own_.options().dtype(shard_.dtype()));
+  gathers_.all_gather(plain_, shard_.to(own_.device()));
   for (size_t i = 0; i < parameters_.size(); ++i) {
     auto parameter = parameters_[i].second;
     parameter.set_data(layout_.parameter_in(plain_, i));

@@ -46,6 +46,7 @@ class ShardedUnit : public GuardedStorage {
     torch::ScalarType gathered_dtype;
     Interception interception;
     bool shares_memory;
+    bool offloads;  // slices that an optimizer updates lie in host memory
     Owner& owner;
   };
   explicit ShardedUnit(Init init);
@@ -86,7 +87,8 @@ class ShardedUnit : public GuardedStorage {
 
   const std::string name_;
   const std::string freed_message_;
-  const int64_t tag_;  // of its gathers
+  const int64_t tag_;                  // of its gathers
+  const torch::TensorOptions master_;  // of what an optimizer sees
   const UnitGradients::Parameters parameters_;
   const UnitLayout layout_;
   const torch::ScalarType gathered_dtype_;

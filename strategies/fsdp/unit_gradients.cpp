@@ -9,10 +9,10 @@
 namespace trainer {
 
 UnitGradients::UnitGradients(const UnitLayout& layout, Parameters parameters,
-                             torch::ScalarType dtype, ReductionWays ways)
+                             torch::TensorOptions kept, ReductionWays ways)
     : layout_(layout),
       parameters_(std::move(parameters)),
-      dtype_(dtype),
+      kept_(kept),
       ways_(ways),
       states_(parameters_.size()) {}
 
@@ -48,6 +48,11 @@ void UnitGradients::add(size_t index) {
   gradient.reset();
 }
 
+/// Whether a reduction can write to the mean.
+bool UnitGradients::can_receive() const {
+  return kept_.dtype() == ways_.dtype && kept_.device().type() == ways_.shard.device_type();
+}
+
 void UnitGradients::start_reduction() {
   const torch::NoGradGuard no_grad;
   if (!sum_.defined()) {
@@ -59,7 +64,8 @@ void UnitGradients::start_reduction() {
     }
   }
   if (!mean_.defined()) {
-    mean_ = ways_.shard.empty({layout_.shard_numel()}, dtype_);
+    mean_ = can_receive() ? ways_.shard.empty({layout_.shard_numel()}, ways_.dtype)
+                          : torch::empty({layout_.shard_numel()}, kept_);
     for (size_t i = 0; i < states_.size(); ++i) {
       segments_.push_back(layout_.segment_in(mean_, i));
     }
@@ -67,7 +73,7 @@ void UnitGradients::start_reduction() {
   // Ranks need not agree on which parameters have a gradient, so it is not asked for.
   const bool is_first = std::all_of(states_.begin(), states_.end(),
                                     [](const State& state) { return state.is_cleared; });
-  if (!is_first || ways_.dtype != dtype_) {
+  if (!is_first || !can_receive()) {
     for (size_t i = 0; i < states_.size(); ++i) {
       if (states_[i].is_cleared) {
         segments_[i].zero_();
@@ -99,7 +105,7 @@ void UnitGradients::finish_reduction() {
   is_at_replicas_ = false;
   if (reduced_.defined()) {
     const torch::NoGradGuard no_grad;
-    mean_.add_(reduced_);
+    mean_.add_(reduced_.to(mean_.device()));
     ways_.buffers.give_back(reduced_);
   }
   for (auto& state : states_) {

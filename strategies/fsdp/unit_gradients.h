@@ -27,8 +27,8 @@ class UnitGradients {
  public:
   using Parameters = std::vector<std::pair<std::string, torch::Tensor>>;  // with their names
 
-  /// The mean is kept in `dtype`. References must outlive it.
-  UnitGradients(const UnitLayout& layout, Parameters parameters, torch::ScalarType dtype,
+  /// The mean is kept in dtype and device of `kept`. References must outlive it.
+  UnitGradients(const UnitLayout& layout, Parameters parameters, torch::TensorOptions kept,
                 ReductionWays ways);
 
   /// A backward pass begins.
@@ -39,6 +39,8 @@ class UnitGradients {
   /// Parameters that want one and did not get it in this pass.
   int64_t num_missing() const { return num_missing_; }
   bool wants_any() const;
+  /// Whether there is memory of the whole: gradients that were not reduced yet.
+  bool has_sum() const { return sum_.defined(); }
 
   /// The mean over the ranks; parameters without a gradient count as zeros. Collective: yes.
   void start_reduction();
@@ -65,9 +67,11 @@ class UnitGradients {
     bool arrived = false;    // in this pass
   };
 
+  bool can_receive() const;
+
   const UnitLayout& layout_;
   const Parameters parameters_;
-  const torch::ScalarType dtype_;
+  const torch::TensorOptions kept_;
   const ReductionWays ways_;
   std::vector<State> states_;
   torch::Tensor sum_;                    // of the whole, since the last reduction

@@ -20,7 +20,7 @@ constexpr int64_t kOneRoundBytes = int64_t{16} << 10;
 }  // namespace
 
 MessageOperation::MessageOperation(std::shared_ptr<MPIEngine> engine, Collective collective)
-    : MPIOperation(std::move(engine), std::move(collective)), piece_(piece_length()) {}
+    : MPIOperation(std::move(engine), std::move(collective)), piece_(piece_length(kPieceBytes)) {}
 
 bool MessageOperation::advance(bool is_first, bool) {
   const at::AutoDispatchBelowADInplaceOrView without_autograd;

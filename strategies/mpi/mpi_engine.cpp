@@ -41,10 +41,9 @@ void MPIOperation::wait() {
   }
 }
 
-int64_t MPIOperation::piece_length() const {
-  constexpr int64_t kPieceBytes = int64_t{4} << 20;
-  const int64_t bytes = is_one_part() ? kPieceBytes : kPieceBytes / engine_->size;
-  return std::max<int64_t>(1, bytes / what_.output.element_size());
+int64_t MPIOperation::piece_length(int64_t bytes) const {
+  return std::max<int64_t>(
+      1, bytes / (is_one_part() ? 1 : engine_->size) / what_.output.element_size());
 }
 
 MPIOperation::Range MPIOperation::slice_of(int64_t count, int r) const {

@@ -46,8 +46,10 @@ class MPIOperation : public Work::State {
   bool is_one_part() const {
     return what_.kind == Collective::Kind::kAllReduce || what_.kind == Collective::Kind::kBroadcast;
   }
-  /// Elements that it goes through at a time: they stay in the caches.
-  int64_t piece_length() const;
+  // Pieces that stay in the caches.
+  static constexpr int64_t kPieceBytes = int64_t{4} << 20;
+  /// Elements that make so many bytes of all parts.
+  int64_t piece_length(int64_t bytes) const;
   /// Rank r's range of a part of `count` elements that the ranks divide.
   struct Range {
     int64_t begin = 0, count = 0;

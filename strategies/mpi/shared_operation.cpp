@@ -20,6 +20,9 @@ using Kind = Collective::Kind;
 // Chunks of all ranks stay in the caches; smaller ones cost more in being claimed.
 constexpr int64_t kMaxChunkBytes = int64_t{64} << 10;
 constexpr int64_t kMinChunkBytes = int64_t{8} << 10;
+// Of parts, which mostly lie in memory of ours: nothing is copied in pieces, and each piece has
+// ranks that compute meanwhile look twice.
+constexpr int64_t kPartsBytes = int64_t{64} << 20;
 
 bool overlap(const torch::Tensor& a, const torch::Tensor& b) {
   if (!a.defined() || !b.defined()) {
@@ -36,7 +39,7 @@ SharedOperation::SharedOperation(std::shared_ptr<MPIEngine> engine, Collective c
     : MPIOperation(std::move(engine), std::move(collective)),
       rendezvous_(*engine_->rendezvous),
       element_(what_.output.element_size()),
-      piece_length_(piece_length()),
+      piece_length_(piece_length(is_one_part() ? kPieceBytes : kPartsBytes)),
       num_pieces_((length() + piece_length_ - 1) / piece_length_),
       first_ticket_(rendezvous_.take_tickets(num_pieces_)) {
   const bool has_parts_in = what_.kind == Kind::kReduceScatter || what_.kind == Kind::kAllToAll;
