@@ -155,6 +155,27 @@ class BlocksModule : public CaseModule {
   torch::nn::ModuleList blocks_ = register_module("blocks", torch::nn::ModuleList());
 };
 
+/// Two groups with options of their own; Muon takes the matrices alone.
+template <class Optimizer, class Options>
+class GroupsModule : public BlocksModule {
+  OptimizerConfig configure_optimizers() override {
+    std::vector<torch::optim::OptimizerParamGroup> groups;
+    for (const bool is_block : {true, false}) {
+      std::vector<torch::Tensor> own;
+      for (const auto& item : named_parameters()) {
+        const bool is_taken = !std::is_same_v<Optimizer, optim::Muon> || item.value().dim() == 2;
+        if (is_taken && item.key().starts_with("blocks") == is_block) {
+          own.push_back(item.value());
+        }
+      }
+      groups.emplace_back(own,
+                          std::make_unique<Options>(
+                              Options(is_block ? 0.02 : 0.01).weight_decay(is_block ? 0.1 : 0)));
+    }
+    return std::make_unique<Optimizer>(groups);
+  }
+};
+
 /// The loss is a sum over what counts in each sample, as tokens do.
 class WeightedModule : public CaseModule {
   static torch::Tensor counts(const Batch& batch) {
@@ -351,6 +372,18 @@ std::map<std::string, Case> cases() {
       c.config.accumulate_grad_batches = 3;
     });
   }
+  add("lamb", [&](Case& c) {
+    c.module = make<GroupsModule<optim::LAMB, optim::LAMBOptions>>;
+    uneven(c);
+  });
+  add("muon", [&](Case& c) {
+    c.module = make<GroupsModule<optim::Muon, optim::MuonOptions>>;
+    uneven(c);
+  });
+  add("schedule_free", [&](Case& c) {
+    c.module = make<GroupsModule<optim::ScheduleFreeAdamW, optim::ScheduleFreeAdamWOptions>>;
+    uneven(c);
+  });
   for (const bool accumulates : {false, true}) {
     const std::string more = accumulates ? "_accumulation_clip" : "";
     const auto change = [accumulates](Case& c) {

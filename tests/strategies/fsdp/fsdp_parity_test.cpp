@@ -19,6 +19,9 @@ const std::vector<std::string> kCases = {"plain",
                                          "in_turn",
                                          "stream",
                                          "sync_batchnorm",
+                                         "lamb",
+                                         "muon",
+                                         "schedule_free",
                                          "digits",
                                          "gpt",
                                          "checkpointed",
@@ -70,8 +73,11 @@ class FSDPResume : public FSDPFixture {
  protected:
   /// Batches of 12 are not shared by 3 ranks and 3 accumulated batches.
   static std::vector<std::string> cases(int ranks) {
-    return ranks == 3 ? std::vector<std::string>{"clip_norm", "by_hand"}
-                      : std::vector<std::string>{"accumulation", "clip_norm", "by_hand"};
+    std::vector<std::string> all = {"clip_norm", "by_hand", "lamb", "muon", "schedule_free"};
+    if (ranks != 3) {
+      all.push_back("accumulation");
+    }
+    return all;
   }
   /// Within an epoch.
   static Folder stop(int ranks, const std::string& strategy) {
