@@ -6,7 +6,7 @@
 //
 // DDP_CASES_STOP=N ends after N steps with a checkpoint in OUT/<case>, DDP_CASES_RESUME=FOLDER goes
 // on from the one in FOLDER/<case>. DDP_CASES_STRATEGY is another strategy than "auto",
-// in YAML.
+// in YAML. DDP_CASES_FAIL has rank 1 fail in the first validation of modules with groups.
 
 #include <cstdlib>
 #include <functional>
@@ -173,6 +173,13 @@ class GroupsModule : public BlocksModule {
                               Options(is_block ? 0.02 : 0.01).weight_decay(is_block ? 0.1 : 0)));
     }
     return std::make_unique<Optimizer>(groups);
+  }
+  void validation_step(const Batch& batch, int64_t batch_idx) override {
+    const bool has_trained = progress().global_step > 0;
+    if (std::getenv("DDP_CASES_FAIL") != nullptr && has_trained && world().rank() == 1) {
+      throw std::runtime_error("no idea how to validate");
+    }
+    BlocksModule::validation_step(batch, batch_idx);
   }
 };
 

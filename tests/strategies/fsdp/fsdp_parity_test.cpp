@@ -155,5 +155,14 @@ TEST_F(FSDPResume, OfAMeshWhereOneOfTwoCopiesIsSaved) {
   expect_resumed(stopped, "auto", 0);
 }
 
+TEST_F(FSDPResume, ARankThatFailsWhileAveragesAreShownDoesNotWaitForTheOthers) {
+  const auto result =
+      result_of(2, folder(2) / "failed", {{"DDP_CASES_STRATEGY", "fsdp"}, {"DDP_CASES_FAIL", "1"}},
+                {"schedule_free"});
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_NE(result.err.find("rank 1/2"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("no idea how to validate"), std::string::npos) << result.err;
+}
+
 }  // namespace
 }  // namespace trainer::test
