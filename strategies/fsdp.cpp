@@ -1,7 +1,5 @@
 #include <strategies/fsdp.h>
 
-#include <typeinfo>
-
 #include <fmt/format.h>
 #include <torch/optim/adagrad.h>
 #include <torch/optim/lbfgs.h>
@@ -9,33 +7,26 @@
 
 #include <strategies/fsdp/deferred_construction.h>
 #include <strategies/fsdp/sharded_module.h>
+#include <strategies/fsdp/sharded_tensors.h>
 #include <strategies/fsdp/sharding_text.h>
 #include <trainer/core/error.h>
-#include <trainer/core/type_name.h>
 #include <trainer/optim/clip.h>
-#include <trainer/optim/lamb.h>
-#include <trainer/optim/lbfgs.h>
-#include <trainer/optim/mode_switching.h>
-#include <trainer/optim/muon.h>
+#include <trainer/optim/whole_tensors.h>
 #include <trainer/world.h>
 
 namespace trainer {
 namespace {
 
-template <class... Optimizers>
-bool is_one_of(const torch::optim::Optimizer& optimizer) {
-  return ((dynamic_cast<const Optimizers*>(&optimizer) != nullptr) || ...);
-}
-
-/// Those that need more of a parameter than this rank's segment of it.
-void check_is_elementwise(const torch::optim::Optimizer& optimizer) {
-  if (is_one_of<optim::LAMB, optim::Muon, optim::LBFGS, torch::optim::LBFGS, torch::optim::Adagrad,
-                ModeSwitching>(optimizer)) {
-    throw UsageError(fmt::format(
-        "FSDP: the optimizer {} works on whole tensors, of which a rank has segments. Use one that "
-        "treats each element on its own (AdamW, Adam, SGD, Lion, RMSprop, Adagrad of "
-        "trainer::optim), or strategy ddp.",
-        type_name(typeid(optimizer))));
+void check_takes_segments(const torch::optim::Optimizer& optimizer) {
+  if (dynamic_cast<const torch::optim::LBFGS*>(&optimizer) != nullptr) {
+    throw UsageError(
+        "FSDP: LBFGS evaluates the loss within its step, in which parameters are this rank's "
+        "segments of them. Train with another optimizer, or in one process without sharding.");
+  }
+  if (dynamic_cast<const torch::optim::Adagrad*>(&optimizer) != nullptr) {
+    throw UsageError(
+        "FSDP: torch::optim::Adagrad keeps a number for each element of whole parameters, of which "
+        "a rank has segments. Use trainer::optim::Adagrad.");
   }
 }
 
@@ -240,9 +231,12 @@ torch::Tensor FSDP::optimizer_step(torch::optim::Optimizer& optimizer, const Clo
   if (sharded_ == nullptr) {
     return Distributed::optimizer_step(optimizer, closure);
   }
-  check_is_elementwise(optimizer);
+  check_takes_segments(optimizer);
   const torch::Tensor loss = closure ? closure() : torch::Tensor();
   sharded_->show_segments();
+  const ShardedTensors whole(*sharded_, mesh_->axis("shard"));
+  auto* const of_wholes = dynamic_cast<UsesWholeTensors*>(&optimizer);
+  const auto scope = of_wholes != nullptr ? of_wholes->use(whole) : nullptr;
   optimizer.step();
   end_step();
   return loss;

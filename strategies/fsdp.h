@@ -108,8 +108,8 @@ class FSDP : public Distributed, private Sharding {
   void require_gradient_sync(bool required) override;
   void finish_gradient_sync() override;
   torch::Tensor clip_gradients(torch::optim::Optimizer& optimizer, double max_norm) override;
-  /// Evaluates the closure once, before the update. Throws UsageError for an optimizer that needs
-  /// whole tensors.
+  /// Evaluates the closure once, before the update. Throws UsageError for LBFGS and LibTorch's own
+  /// Adagrad. Collective: yes, for an optimizer that needs whole tensors.
   torch::Tensor optimizer_step(torch::optim::Optimizer& optimizer, const Closure& closure) override;
   void end_step() override;
 

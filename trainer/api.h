@@ -46,4 +46,5 @@
 #include <trainer/optim/rmsprop.h>
 #include <trainer/optim/schedule_free_adamw.h>
 #include <trainer/optim/sgd.h>
+#include <trainer/optim/whole_tensors.h>
 #include <trainer/trainer.h>

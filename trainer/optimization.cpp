@@ -1,6 +1,7 @@
 #include <trainer/optimization.h>
 
 #include <algorithm>
+#include <exception>
 #include <typeinfo>
 #include <utility>
 
@@ -12,7 +13,6 @@
 #include <trainer/core/log.h>
 #include <trainer/core/type_name.h>
 #include <trainer/optim/clip.h>
-#include <trainer/optim/mode_switching.h>
 #include <trainer/optim/optimizer_state.h>
 
 namespace trainer {
@@ -172,8 +172,8 @@ void Optimization::backward(const torch::Tensor& loss) {
   run_.module.on_after_backward();
 }
 
-/// Nothing to do where no backward pass ran since the last one: clip and step both ask for it. But a
-/// strategy that shards shows gradients only from here to the end of an optimizer's step.
+/// Nothing to do where no backward pass ran since the last one: clip and step both ask for it. But
+/// a strategy that shards shows gradients only from here to the end of an optimizer's step.
 void Optimization::finish_gradient_sync() {
   if (std::exchange(backward_ran_, false) || run_.strategy.sharding() != nullptr) {
     run_.strategy.finish_gradient_sync();
@@ -293,18 +293,20 @@ void Optimization::step_metric_schedulers(Interval interval, int64_t intervals_d
 
 void Optimization::show_training_parameters() {
   shows_evaluation_ = false;
-  for (const auto& entry : entries_) {
-    if (auto* switching = dynamic_cast<ModeSwitching*>(entry.optimizer.get())) {
-      switching->train();
-    }
-  }
+  switch_parameters(&ModeSwitching::train);
 }
 
 void Optimization::show_evaluation_parameters() {
   shows_evaluation_ = true;
+  switch_parameters(&ModeSwitching::eval);
+}
+
+void Optimization::switch_parameters(void (ModeSwitching::*to)()) {
+  Sharding* const sharding = run_.strategy.sharding();
   for (const auto& entry : entries_) {
     if (auto* switching = dynamic_cast<ModeSwitching*>(entry.optimizer.get())) {
-      switching->eval();
+      const auto scope = sharding != nullptr ? sharding->segments() : nullptr;
+      (switching->*to)();
     }
   }
 }
@@ -335,6 +337,23 @@ void Optimization::load_state_dict(const nlohmann::json& state) {
   }
   if (const auto& saved = state.at("grad_scaler"); scaler_ && !saved.is_null()) {
     scaler_->load_state_dict(saved);
+  }
+}
+
+EvaluationParameters::EvaluationParameters(Optimization& optimization, Strategy& strategy)
+    : optimization_(optimization),
+      strategy_(strategy),
+      was_shown_(optimization.shows_evaluation_parameters()),
+      num_exceptions_(std::uncaught_exceptions()) {
+  if (!was_shown_) {
+    optimization_.show_evaluation_parameters();
+  }
+}
+
+EvaluationParameters::~EvaluationParameters() noexcept(false) {
+  const bool failed = std::uncaught_exceptions() > num_exceptions_;
+  if (!was_shown_ && !(failed && strategy_.sharding() != nullptr)) {
+    optimization_.show_training_parameters();
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include <trainer/manual_optimization.h>
 #include <trainer/optim/grad_scaler.h>
+#include <trainer/optim/mode_switching.h>
 #include <trainer/optim/optimizer_config.h>
 #include <trainer/run.h>
 
@@ -65,6 +66,7 @@ class Optimization : public ManualOptimization {
   void step_metric_schedulers(Interval interval, int64_t intervals_done, const FindMetric& find);
 
   /// Which version of the parameters optimizers that keep two (schedule-free ones) show.
+  /// Collective: yes, where parameters are sharded.
   void show_training_parameters();
   void show_evaluation_parameters();
   bool shows_evaluation_parameters() const { return shows_evaluation_; }
@@ -75,6 +77,7 @@ class Optimization : public ManualOptimization {
 
  private:
   void finish_gradient_sync();
+  void switch_parameters(void (ModeSwitching::*to)());
   void check_settings() const;
   void check_turns() const;
   int64_t steps_of(size_t index, int64_t global_step) const;
@@ -90,24 +93,21 @@ class Optimization : public ManualOptimization {
   bool backward_ran_ = false;  // since the gradients were synchronized
 };
 
-/// Shows the parameters for evaluation for the scope's life, and what was shown before after it.
+/// Shows the parameters for evaluation for the scope's life, and what was shown before after it. A
+/// rank that an exception takes out of it leaves sharded ones as they are: the others may not come.
+/// Collective: yes, begin and end, where parameters are sharded.
 class EvaluationParameters {
  public:
-  explicit EvaluationParameters(Optimization& optimization)
-      : optimization_(optimization), was_shown_(optimization.shows_evaluation_parameters()) {
-    optimization_.show_evaluation_parameters();
-  }
+  EvaluationParameters(Optimization& optimization, Strategy& strategy);
   EvaluationParameters(const EvaluationParameters&) = delete;
   EvaluationParameters& operator=(const EvaluationParameters&) = delete;
-  ~EvaluationParameters() {
-    if (!was_shown_) {
-      optimization_.show_training_parameters();
-    }
-  }
+  ~EvaluationParameters() noexcept(false);
 
  private:
   Optimization& optimization_;
+  Strategy& strategy_;
   const bool was_shown_;
+  const int num_exceptions_;  // before
 };
 
 }  // namespace trainer

@@ -132,7 +132,7 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
     logger->save();
   }
   Optimization& optimization = loop.optimization();
-  const EvaluationParameters shown(optimization);
+  const EvaluationParameters shown(optimization, run.strategy);
   auto user = nlohmann::json::object();
   nlohmann::json state = {
       {"loop", loop.state_dict()},
@@ -238,27 +238,30 @@ void SavedRun::restore_loggers(Run& run) const {
 }
 
 void SavedRun::restore_loop(FitLoop& loop, Run& run) const {
-  Sharding* const sharding = run.strategy.sharding();
-  const auto scope = sharding != nullptr ? sharding->segments() : nullptr;
   reading(path(), [&] {
     loop.load_state_dict(state_.at("loop"));
-    const auto& groups = state_.at("optimizers");
-    Optimization& optimization = loop.optimization();
-    if (groups.size() != optimization.num_optimizers()) {
-      throw CheckpointError(
-          fmt::format("{}: holds {} optimizers, the module's configure_optimizers() returned {}. "
-                      "Resume with the same ones.",
-                      path().string(), groups.size(), optimization.num_optimizers()));
-    }
-    for (size_t i = 0; i < groups.size(); ++i) {
-      auto& optimizer = optimization.optimizer(i);
-      const double configured = first_lr(optimizer);
-      load_optimizer(run.module, optimizer, checkpoint_.saved(optimizer_name(i)), groups[i],
-                     segments_of(sharding));
-      tell_of_other_lr(configured, first_lr(optimizer), !optimization.lr_schedulers().empty());
-    }
-    optimization.show_training_parameters();
+    restore_optimizers(loop.optimization(), run);
   });
+  loop.optimization().show_training_parameters();
+}
+
+void SavedRun::restore_optimizers(Optimization& optimization, Run& run) const {
+  Sharding* const sharding = run.strategy.sharding();
+  const auto scope = sharding != nullptr ? sharding->segments() : nullptr;
+  const auto& groups = state_.at("optimizers");
+  if (groups.size() != optimization.num_optimizers()) {
+    throw CheckpointError(
+        fmt::format("{}: holds {} optimizers, the module's configure_optimizers() returned {}. "
+                    "Resume with the same ones.",
+                    path().string(), groups.size(), optimization.num_optimizers()));
+  }
+  for (size_t i = 0; i < groups.size(); ++i) {
+    auto& optimizer = optimization.optimizer(i);
+    const double configured = first_lr(optimizer);
+    load_optimizer(run.module, optimizer, checkpoint_.saved(optimizer_name(i)), groups[i],
+                   segments_of(sharding));
+    tell_of_other_lr(configured, first_lr(optimizer), !optimization.lr_schedulers().empty());
+  }
 }
 
 }  // namespace trainer

@@ -40,6 +40,7 @@ class SavedRun {
  private:
   void call_load_hook(Module& module) const;
   void restore_weights(Module& module, const Sharding* sharding) const;
+  void restore_optimizers(Optimization& optimization, Run& run) const;
 
   const CheckpointReader& checkpoint_;
   nlohmann::json state_;

@@ -16,7 +16,8 @@ int64_t aligned(int64_t numel, int64_t alignment) {
 
 }  // namespace
 
-UnitLayout::UnitLayout(const std::vector<torch::Tensor>& tensors, int rank, int ranks) {
+UnitLayout::UnitLayout(const std::vector<torch::Tensor>& tensors, int rank, int ranks)
+    : rank_(rank) {
   for (const auto& tensor : tensors) {
     const auto strides = c10::contiguous_strides(tensor.sizes());
     places_.push_back(
@@ -28,10 +29,10 @@ UnitLayout::UnitLayout(const std::vector<torch::Tensor>& tensors, int rank, int 
   shard_begin_ = rank * shard_numel_;
 }
 
-UnitLayout::Segment UnitLayout::segment(size_t index) const {
+UnitLayout::Segment UnitLayout::segment(size_t index, int rank) const {
   const auto& place = places_[index];
-  const int64_t first = std::max(shard_begin_, place.begin);
-  const int64_t end = std::min(shard_begin_ + shard_numel_, place.begin + place.numel);
+  const int64_t first = std::max(rank * shard_numel_, place.begin);
+  const int64_t end = std::min((rank + 1) * shard_numel_, place.begin + place.numel);
   return first < end ? Segment{first - place.begin, end - first} : Segment{};
 }
 

@@ -22,7 +22,9 @@ class UnitLayout {
   struct Segment {
     int64_t first = 0, count = 0;
   };
-  Segment segment(size_t index) const;
+  Segment segment(size_t index) const { return segment(index, rank_); }
+  /// The same of another rank.
+  Segment segment(size_t index, int rank) const;
 
   const std::vector<int64_t>& sizes(size_t index) const { return places_[index].sizes; }
   /// Of the whole, where a parameter begins.
@@ -41,6 +43,7 @@ class UnitLayout {
   };
 
   std::vector<Place> places_;
+  const int rank_;
   int64_t numel_ = 0, shard_numel_ = 0;
   int64_t shard_begin_ = 0;
 };

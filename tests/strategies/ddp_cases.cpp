@@ -6,7 +6,7 @@
 //
 // DDP_CASES_STOP=N ends after N steps with a checkpoint in OUT/<case>, DDP_CASES_RESUME=FOLDER goes
 // on from the one in FOLDER/<case>. DDP_CASES_STRATEGY is another strategy than "auto",
-// in YAML.
+// in YAML. DDP_CASES_FAIL has rank 1 fail in the first validation of modules with groups.
 
 #include <cstdlib>
 #include <functional>
@@ -153,6 +153,34 @@ class BlocksModule : public CaseModule {
 
  private:
   torch::nn::ModuleList blocks_ = register_module("blocks", torch::nn::ModuleList());
+};
+
+/// Two groups with options of their own; Muon takes the matrices alone.
+template <class Optimizer, class Options>
+class GroupsModule : public BlocksModule {
+  OptimizerConfig configure_optimizers() override {
+    std::vector<torch::optim::OptimizerParamGroup> groups;
+    for (const bool is_block : {true, false}) {
+      std::vector<torch::Tensor> own;
+      for (const auto& item : named_parameters()) {
+        const bool is_taken = !std::is_same_v<Optimizer, optim::Muon> || item.value().dim() == 2;
+        if (is_taken && item.key().starts_with("blocks") == is_block) {
+          own.push_back(item.value());
+        }
+      }
+      groups.emplace_back(own,
+                          std::make_unique<Options>(
+                              Options(is_block ? 0.02 : 0.01).weight_decay(is_block ? 0.1 : 0)));
+    }
+    return std::make_unique<Optimizer>(groups);
+  }
+  void validation_step(const Batch& batch, int64_t batch_idx) override {
+    const bool has_trained = progress().global_step > 0;
+    if (std::getenv("DDP_CASES_FAIL") != nullptr && has_trained && world().rank() == 1) {
+      throw std::runtime_error("no idea how to validate");
+    }
+    BlocksModule::validation_step(batch, batch_idx);
+  }
 };
 
 /// The loss is a sum over what counts in each sample, as tokens do.
@@ -351,6 +379,18 @@ std::map<std::string, Case> cases() {
       c.config.accumulate_grad_batches = 3;
     });
   }
+  add("lamb", [&](Case& c) {
+    c.module = make<GroupsModule<optim::LAMB, optim::LAMBOptions>>;
+    uneven(c);
+  });
+  add("muon", [&](Case& c) {
+    c.module = make<GroupsModule<optim::Muon, optim::MuonOptions>>;
+    uneven(c);
+  });
+  add("schedule_free", [&](Case& c) {
+    c.module = make<GroupsModule<optim::ScheduleFreeAdamW, optim::ScheduleFreeAdamWOptions>>;
+    uneven(c);
+  });
   for (const bool accumulates : {false, true}) {
     const std::string more = accumulates ? "_accumulation_clip" : "";
     const auto change = [accumulates](Case& c) {

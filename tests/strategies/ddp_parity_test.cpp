@@ -34,9 +34,9 @@ TEST_P(DDPParityInFloat64, EqualsOneProcess) { expect_same(GetParam(), GetParam(
 INSTANTIATE_TEST_SUITE_P(Cases, DDPParityInFloat64,
                          testing::Values("plain", "uneven", "one_left", "accumulation", "clip_norm",
                                          "clip_value", "unused", "weighted", "by_hand", "two_steps",
-                                         "in_turn", "stream", "sync_batchnorm", "digits",
-                                         "digits_accumulation_clip", "gpt",
-                                         "gpt_accumulation_clip"));
+                                         "in_turn", "stream", "sync_batchnorm", "lamb", "muon",
+                                         "schedule_free", "digits", "digits_accumulation_clip",
+                                         "gpt", "gpt_accumulation_clip"));
 
 TEST_F(DDPParity, BlocksThatRunAgainInTheBackwardPassEqualOthers) {
   const auto one = folder(0);

@@ -29,8 +29,13 @@ class ParityFixture : public testing::Test {
   static void TearDownTestSuite() { dir().reset(); }
 
   /// Runs the cases, all for none, on so many ranks; 0: without mpirun.
-  static void start(int ranks, const Folder& out, Environment environment = {},
+  static void start(int ranks, const Folder& out, const Environment& environment = {},
                     const std::vector<std::string>& cases = {}) {
+    const auto result = result_of(ranks, out, environment, cases);
+    ASSERT_EQ(result.exit_code, 0) << ranks << " ranks\n" << result.out << result.err;
+  }
+  static ProcessResult result_of(int ranks, const Folder& out, Environment environment,
+                                 const std::vector<std::string>& cases) {
     std::filesystem::create_directories(out);
     std::vector<std::string> command;
     if (ranks > 0) {
@@ -48,8 +53,7 @@ class ParityFixture : public testing::Test {
     command.insert(command.end(), {TRAINER_DDP_CASES, out.string()});
     command.insert(command.end(), cases.begin(), cases.end());
     environment["OMP_NUM_THREADS"] = "1";
-    const auto result = Process(command, ".", environment).wait(120);
-    ASSERT_EQ(result.exit_code, 0) << ranks << " ranks\n" << result.out << result.err;
+    return Process(command, ".", environment).wait(120);
   }
 
   static Folder folder(int ranks) { return dir()->path() / ("ranks" + std::to_string(ranks)); }

@@ -60,8 +60,11 @@ class Mixed : public ToyModule {
                                       torch::nn::Tanh(), torch::nn::Linear(29, 13)));
 };
 
-Spec<Strategy> sharded() { return use<FSDP>({}); }
-Spec<Strategy> full() { return use<FSDP>({.state_dict_type = "full"}); }
+// Sharded also on one rank.
+Spec<Strategy> sharded() { return use<FSDP>({.intercept = "dispatch_key"}); }
+Spec<Strategy> full() {
+  return use<FSDP>({.intercept = "dispatch_key", .state_dict_type = "full"});
+}
 
 /// What ranks that hold everything use.
 Spec<Strategy> unsharded() { return "auto"; }

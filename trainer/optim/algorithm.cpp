@@ -27,9 +27,6 @@ std::unique_ptr<ParamState> make_state(const Algorithm& algorithm, const Tensor&
         "{}.\n  Make it from tensor.contiguous().",
         algorithm.name, describe(parameter)));
   }
-  if (algorithm.check_parameter != nullptr) {
-    algorithm.check_parameter(parameter);
-  }
   auto state = std::make_unique<ParamState>();
   if (algorithm.steps == Steps::kOnDevice) {
     state->step = torch::zeros({}, parameter.options().dtype(torch::kFloat32).requires_grad(false));

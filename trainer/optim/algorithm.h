@@ -54,8 +54,8 @@ struct Algorithm {
   std::function<bool(const Options&)> takes = nullptr;  ///< Whether they are of its class.
   std::function<void(const Options&)> check = nullptr;  ///< Throws UsageError for bad values.
   std::function<std::vector<OptionField>(Options&)> option_fields = nullptr;
-  /// Throws UsageError for a parameter that it cannot update; may be null.
-  void (*check_parameter)(const Tensor&) = nullptr;
+  /// Throws UsageError for a parameter of sizes that it cannot update; may be null.
+  void (*check_sizes)(torch::IntArrayRef) = nullptr;
 };
 
 /// The part of an Algorithm that is about its options.

@@ -45,10 +45,18 @@ const detail::Algorithm& algorithm() {
 }
 
 /// |parameter| / |update| for each, on the device.
-detail::Tensors trust_ratios(const detail::TensorLists& lists, const detail::Tensors& updates) {
+detail::Tensors trust_ratios(const detail::TensorLists& lists, const detail::Tensors& updates,
+                             const WholeTensors& whole) {
   const auto dtype = at::toOpMathType(lists.dtype);
-  const auto norms = at::stack(at::_foreach_norm(lists.parameters, 2, dtype));
-  const auto update_norms = at::stack(at::_foreach_norm(updates, 2, dtype));
+  auto all_norms = at::_foreach_norm(lists.parameters, 2, dtype);
+  auto of_updates = at::_foreach_norm(updates, 2, dtype);
+  all_norms.insert(all_norms.end(), of_updates.begin(), of_updates.end());
+  // In float64 the root of a square is the number again: whole tensors lose nothing by it.
+  const auto squares = at::stack(all_norms).to(torch::kFloat64).square_();
+  whole.sum(squares);
+  const auto pairs = squares.sqrt_().to(dtype).view({2, -1});
+  const auto norms = pairs[0];
+  const auto update_norms = pairs[1];
   const auto usable = (norms > 0).logical_and_(update_norms > 0);
   return torch::where(usable, norms / update_norms, torch::ones_like(norms)).unbind();
 }
@@ -85,7 +93,7 @@ void LAMB::update(detail::TensorLists& lists, const detail::Options& base) {
   if (options.weight_decay() != 0) {
     at::_foreach_add_(updates, lists.parameters, options.weight_decay());
   }
-  at::_foreach_mul_(updates, trust_ratios(lists, updates));
+  at::_foreach_mul_(updates, trust_ratios(lists, updates, whole()));
   at::_foreach_add_(lists.parameters, updates, -options.lr());
 }
 

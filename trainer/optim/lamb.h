@@ -8,6 +8,7 @@
 #include <torch/optim/optimizer.h>
 
 #include <trainer/optim/multi_tensor.h>
+#include <trainer/optim/whole_tensors.h>
 
 namespace trainer::optim {
 
@@ -28,7 +29,7 @@ struct LAMBOptions : public torch::optim::OptimizerCloneableOptions<LAMBOptions>
 /// Algorithm 2 of the paper with phi(z) = z: moments with bias correction, and the trust ratio
 /// |parameter| / |update| for every parameter, 1 where one of the two norms is 0.
 /// Source: You et al. 2020, arXiv:1904.00962.
-class LAMB : public MultiTensorOptimizer {
+class LAMB : public MultiTensorOptimizer, public UsesWholeTensors {
  public:
   /// Throws UsageError for a negative learning rate, eps or weight decay, for betas that are not at
   /// least 0 and below 1, and for a group with the options of another optimizer.

@@ -88,8 +88,10 @@ MultiTensorOptimizer::MultiTensorOptimizer(const Algorithm& algorithm, const det
         param_groups_[i].set_options(group.options().clone());
       }
     }
-    if (algorithm.check_parameter != nullptr) {
-      std::for_each(group.params().begin(), group.params().end(), algorithm.check_parameter);
+    if (algorithm.check_sizes != nullptr) {
+      for (const Tensor& parameter : group.params()) {
+        algorithm.check_sizes(parameter.sizes());
+      }
     }
   }
 }

@@ -41,12 +41,12 @@ void check(const MuonOptions& options) {
   }
 }
 
-void check_parameter(const Tensor& parameter) {
-  if (parameter.dim() != 2) {
+void check_sizes(torch::IntArrayRef sizes) {
+  if (sizes.size() != 2) {
     throw UsageError(fmt::format(
         "Muon: found a parameter of shape [{}], but it updates matrices only.\n"
         "  Give it the 2-D weights of hidden layers, and the other parameters to AdamW.",
-        fmt::join(parameter.sizes(), ", ")));
+        fmt::join(sizes, ", ")));
   }
 }
 
@@ -66,22 +66,19 @@ const detail::Algorithm& algorithm() {
     auto result = detail::algorithm_with<MuonOptions>("Muon", check, fields);
     result.own_options = true;
     result.state = {{.name = "momentum_buffer"}};
-    result.check_parameter = check_parameter;
+    result.check_sizes = check_sizes;
     return result;
   }();
   return kAlgorithm;
 }
 
 /// The orthogonal matrix U V^T nearest to `matrix` = U S V^T, roughly: the singular values end up
-/// between 0.7 and 1.2, which does as well in training. [rows, columns], in bfloat16.
+/// between 0.7 and 1.2, which does as well in training. [rows, columns], in the matrix' dtype.
 Tensor orthogonalized(const Tensor& matrix, const MuonOptions& options) {
   const auto [a, b, c] = options.ns_coefficients();
   const bool tall = matrix.size(0) > matrix.size(1);
-  Tensor x = matrix.to(torch::kBFloat16, /*non_blocking=*/false, /*copy=*/true);
-  if (tall) {
-    x = x.t();
-  }
-  x.div_(x.norm().clamp(options.eps()));  // The iteration needs singular values of at most 1.
+  Tensor x = tall ? matrix.t() : matrix;
+  x = x.div(x.norm().clamp(options.eps()));  // The iteration needs singular values of at most 1.
   for (int64_t i = 0; i < options.ns_steps(); ++i) {
     const Tensor gram = x.matmul(x.t());
     x = at::addmm(x, at::addmm(gram, gram, gram, b, c), x, a);
@@ -89,9 +86,9 @@ Tensor orthogonalized(const Tensor& matrix, const MuonOptions& options) {
   return tall ? x.t() : x;
 }
 
-double adjusted_lr(const MuonOptions& options, const Tensor& parameter) {
-  const auto rows = static_cast<double>(parameter.size(0));
-  const auto columns = static_cast<double>(parameter.size(1));
+double adjusted_lr(const MuonOptions& options, const std::vector<int64_t>& sizes) {
+  const auto rows = static_cast<double>(sizes[0]);
+  const auto columns = static_cast<double>(sizes[1]);
   if (options.adjust_lr_fn() == "match_rms_adamw") {
     return options.lr() * 0.2 * std::sqrt(std::max(rows, columns));
   }
@@ -110,16 +107,25 @@ Muon::Muon(const detail::Groups& groups, MuonOptions defaults)
 
 void Muon::update(detail::TensorLists& lists, const detail::Options& base) {
   const auto& options = static_cast<const MuonOptions&>(base);
+  std::vector<double> rates;
+  for (const Tensor& parameter : lists.parameters) {
+    const auto sizes = whole().sizes(parameter);
+    check_sizes(sizes);  // The constructor has not seen those of add_param_group().
+    rates.push_back(adjusted_lr(options, sizes));
+  }
   const detail::Tensors& buffers = lists.state[0];
   at::_foreach_lerp_(buffers, lists.gradients, 1 - options.momentum());
-  const detail::Tensors updates =
-      options.nesterov() ? at::_foreach_lerp(lists.gradients, buffers, options.momentum())
-                         : buffers;
-  at::_foreach_mul_(lists.parameters, 1 - options.lr() * options.weight_decay());
-  for (size_t i = 0; i < lists.parameters.size(); ++i) {
-    const Tensor& parameter = lists.parameters[i];
-    parameter.add_(orthogonalized(updates[i], options), -adjusted_lr(options, parameter));
+  detail::Tensors updates = options.nesterov()
+                                ? at::_foreach_lerp(lists.gradients, buffers, options.momentum())
+                                : buffers;
+  for (Tensor& update : updates) {
+    update = update.to(torch::kBFloat16);
   }
+  at::_foreach_mul_(lists.parameters, 1 - options.lr() * options.weight_decay());
+  whole().change_each(
+      lists.parameters, updates,
+      [&](const Tensor& matrix) { return orthogonalized(matrix, options); },
+      [&](size_t i, const Tensor& update) { lists.parameters[i].add_(update, -rates[i]); });
 }
 
 }  // namespace trainer::optim

@@ -10,6 +10,7 @@
 #include <torch/optim/optimizer.h>
 
 #include <trainer/optim/multi_tensor.h>
+#include <trainer/optim/whole_tensors.h>
 
 namespace trainer::optim {
 
@@ -39,7 +40,7 @@ struct MuonOptions : public torch::optim::OptimizerCloneableOptions<MuonOptions>
 /// decoupled.
 /// Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/; match_rms_adamw: Liu et
 /// al. 2025, arXiv:2502.16982.
-class Muon : public MultiTensorOptimizer {
+class Muon : public MultiTensorOptimizer, public UsesWholeTensors {
  public:
   /// Throws UsageError for a parameter without exactly two dimensions, a negative learning rate,
   /// weight decay, momentum or eps, momentum above 1, ns_steps outside of 0 to 99, an unknown

@@ -19,6 +19,9 @@ const std::vector<std::string> kCases = {"plain",
                                          "in_turn",
                                          "stream",
                                          "sync_batchnorm",
+                                         "lamb",
+                                         "muon",
+                                         "schedule_free",
                                          "digits",
                                          "gpt",
                                          "checkpointed",
@@ -70,8 +73,11 @@ class FSDPResume : public FSDPFixture {
  protected:
   /// Batches of 12 are not shared by 3 ranks and 3 accumulated batches.
   static std::vector<std::string> cases(int ranks) {
-    return ranks == 3 ? std::vector<std::string>{"clip_norm", "by_hand"}
-                      : std::vector<std::string>{"accumulation", "clip_norm", "by_hand"};
+    std::vector<std::string> all = {"clip_norm", "by_hand", "lamb", "muon", "schedule_free"};
+    if (ranks != 3) {
+      all.push_back("accumulation");
+    }
+    return all;
   }
   /// Within an epoch.
   static Folder stop(int ranks, const std::string& strategy) {
@@ -147,6 +153,15 @@ TEST_F(FSDPResume, OfAMeshWhereOneOfTwoCopiesIsSaved) {
   const auto stopped = stop(4, "{class_path: fsdp, init_args: {mesh: {replicate: 2, shard: 2}}}");
   expect_resumed(stopped, "fsdp", 2);
   expect_resumed(stopped, "auto", 0);
+}
+
+TEST_F(FSDPResume, ARankThatFailsWhileAveragesAreShownDoesNotWaitForTheOthers) {
+  const auto result =
+      result_of(2, folder(2) / "failed", {{"DDP_CASES_STRATEGY", "fsdp"}, {"DDP_CASES_FAIL", "1"}},
+                {"schedule_free"});
+  EXPECT_NE(result.exit_code, 0);
+  EXPECT_NE(result.err.find("rank 1/2"), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("no idea how to validate"), std::string::npos) << result.err;
 }
 
 }  // namespace
