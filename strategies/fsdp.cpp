@@ -76,6 +76,14 @@ DeviceMesh::Axes FSDP::axes(int num_ranks, int num_nodes) const {
       const auto found = init_.mesh->find(name);
       return found != init_.mesh->end() ? static_cast<int>(found->second) : 1;
     };
+    if (size_of("replicate") * size_of("shard") != num_ranks) {
+      throw ConfigError(
+          fmt::format("FSDP: a mesh of {{replicate: {}, shard: {}}} has {} ranks, but there are "
+                      "{}. Choose sizes "
+                      "whose product is the number of ranks.",
+                      size_of("replicate"), size_of("shard"),
+                      size_of("replicate") * size_of("shard"), num_ranks));
+    }
     return {{"replicate", size_of("replicate")}, {"shard", size_of("shard")}};
   }
   if (init_.mode == "no_shard") {
@@ -126,7 +134,11 @@ std::shared_ptr<void> FSDP::construction() {
 void FSDP::setup_module(torch::nn::Module& module) {
   teardown_module(module);
   Distributed::setup_module(module);
-  if (communicator().size() > 1 || init_.intercept != "auto") {
+  const auto sizes = axes(communicator().size(), world().num_nodes());
+  const bool offloads = init_.cpu_offload && device().is_cuda();
+  if (communicator().size() > 1 || init_.intercept != "auto" || offloads) {
+    check_nodes(sizes.back().second);
+    mesh_ = std::make_unique<DeviceMesh>(communicator(), sizes);
     shard(module);
   } else if (deferred_ != nullptr) {
     for (const auto& parameter : module.parameters()) {
@@ -136,9 +148,25 @@ void FSDP::setup_module(torch::nn::Module& module) {
   deferred_.reset();
 }
 
+/// What is to be sharded within nodes has its ranks there.
+void FSDP::check_nodes(int ranks_of_a_node) const {
+  if (init_.mode != "hybrid_shard" || init_.mesh) {
+    return;
+  }
+  const bool is_there = rank() / ranks_of_a_node == world().node_rank();
+  const auto all = world().all_gather(is_there ? "yes" : "no");
+  const auto wrong = std::find(all.begin(), all.end(), "no") - all.begin();
+  if (wrong < static_cast<int64_t>(all.size())) {
+    const auto first = wrong / ranks_of_a_node * ranks_of_a_node;
+    throw ConfigError(
+        fmt::format("FSDP: mode hybrid_shard shards within a node, but ranks {} to {} are not on "
+                    "one. Start the "
+                    "ranks node by node, as many on each, or set `mesh`.",
+                    first, first + ranks_of_a_node - 1));
+  }
+}
+
 void FSDP::shard(torch::nn::Module& module) {
-  mesh_ = std::make_unique<DeviceMesh>(communicator(),
-                                       axes(communicator().size(), world().num_nodes()));
   Communicator& replicas = mesh_->axis("replicate");
   auto sharding = options();
   if (deferred_ != nullptr) {
@@ -247,6 +275,9 @@ std::shared_ptr<void> FSDP::whole_parameters() {
 }
 
 std::shared_ptr<void> FSDP::segments() {
+  if (sharded_->shows_segments()) {
+    return nullptr;  // they stay
+  }
   sharded_->show_segments();
   return {nullptr, [this](void*) { sharded_->hide_segments(); }};
 }

@@ -126,6 +126,7 @@ class FSDP : public Distributed, private Sharding {
   DeviceMesh::Axes axes(int num_ranks, int num_nodes) const;
   ShardingOptions options() const;
 
+  void check_nodes(int ranks_of_a_node) const;
   void shard(torch::nn::Module& module);
   void make(torch::Tensor parameter);
 

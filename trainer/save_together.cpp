@@ -71,7 +71,8 @@ void gather(const torch::Tensor& own, const Segment& segment, bool contributes, 
   const int64_t own_first = segment.first * width;
   const int64_t own_end = contributes ? own_first + segment.count * width : own_first;
   const auto own_bytes = own.detach().contiguous().view(torch::kUInt8);
-  const auto buffer = torch::empty({std::min(size, kPieceBytes)}, own_bytes.options());
+  const auto buffer =
+      torch::empty({std::min(size, kPieceBytes)}, own_bytes.options().device(strategy.device()));
   for (int64_t first = 0; first < size; first += kPieceBytes) {
     const int64_t end = std::min(first + kPieceBytes, size);
     // Each rank adds its bytes to zeros: the sum is the bytes of all, exactly.

@@ -189,8 +189,8 @@ void ShardedModule::on_gradient(size_t unit, size_t index) {
     make_room();
   }
   of_it.gradients().add(index);
-  if (of_it.gradients().num_missing() == 0 && frees(of_it)) {
-    of_it.release();
+  if (of_it.gradients().num_missing() == 0 && of_it.gradients().wants_all() && frees(of_it)) {
+    of_it.release();  // no operator of this pass needs it any more
   }
   if (reduces_) {
     start_ready_reductions();
@@ -208,9 +208,11 @@ void ShardedModule::make_room() {
   if (num_sums < 2 || under_way_ == nullptr || !waits_for_room_) {
     return;
   }
+  const bool is_safe = std::all_of(units_.begin(), units_.end(),
+                                   [](const auto& unit) { return unit->shares_memory(); });
   constexpr auto kPatience = std::chrono::milliseconds(250);
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  while (!shares_memory_ && waits_for_room_ && !under_way_->gradients().reduction_is_done()) {
+  while (!is_safe && waits_for_room_ && !under_way_->gradients().reduction_is_done()) {
     gathers_->poll();
     std::this_thread::sleep_for(std::chrono::microseconds(20));
     waits_for_room_ = std::chrono::steady_clock::now() < deadline;
@@ -303,12 +305,14 @@ void ShardedModule::finish_gradients(std::span<double> numbers) {
       values.push_back(unit->gradients().has(i) ? 1 : 0);
     }
   }
-  const auto sums =
+  const auto host =
       torch::from_blob(values.data(), {static_cast<int64_t>(values.size())}, torch::kFloat64);
+  const auto sums = host.to(torch::Device(reductions_->device_type()));  // itself on the processor
   reductions_->all_reduce(sums);
   if (replicas_ != nullptr) {
     replicas_->all_reduce(sums);
   }
+  host.copy_(sums);
   is_read_ = false;
   std::copy_n(values.begin(), numbers.size(), numbers.begin());
   size_t next = numbers.size();
@@ -350,7 +354,10 @@ void ShardedModule::hide_segments() {
 }
 
 void ShardedModule::show_whole() {
-  abandon_pass();
+  if (in_backward_) {
+    abandon_pass();
+  }
+  release_all();
   hide_segments();
   for (const auto& unit : units_) {
     unit->show_plain();
@@ -364,17 +371,17 @@ void ShardedModule::make_whole() {
   for (const auto& unit : units_) {
     unit->gradients().forget();
   }
-  for (auto& unit : units_) {  // the memory of one goes before that of the next is needed
-    unit->show_plain();
-    remove_hooks(*unit);
-    unit.reset();
-  }
-  units_.clear();
-  about_.clear();
   places_.clear();
+  while (!units_.empty()) {  // the memory of one goes before that of the next is needed
+    units_.front()->show_plain();
+    remove_hooks(*units_.front());
+    about_.erase(units_.front().get());
+    units_.erase(units_.begin());
+  }
 }
 
-ShardedModule::WholeParameters::WholeParameters(ShardedModule& module) : module_(module) {
+ShardedModule::WholeParameters::WholeParameters(ShardedModule& module)
+    : module_(module), showed_segments_(module.shows_segments()) {
   module_.show_whole();
 }
 
@@ -383,6 +390,9 @@ ShardedModule::WholeParameters::~WholeParameters() {
     unit->hide_plain();
   }
   module_.is_current_ = false;
+  if (showed_segments_) {
+    module_.show_segments();
+  }
 }
 
 }  // namespace trainer

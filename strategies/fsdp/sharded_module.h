@@ -72,6 +72,7 @@ class ShardedModule : public ShardedUnit::Owner {
   /// the first one.
   void show_segments();
   void hide_segments();
+  bool shows_segments() const { return !units_.empty() && units_.front()->shows_segments(); }
 
   /// Parameters are ordinary tensors again, whole on every rank, and no unit is left. Collective:
   /// yes.
@@ -91,6 +92,7 @@ class ShardedModule : public ShardedUnit::Owner {
 
    private:
     ShardedModule& module_;
+    const bool showed_segments_;
   };
 
  private:

@@ -21,6 +21,11 @@ bool UnitGradients::wants_any() const {
                      [](const auto& item) { return item.second.requires_grad(); });
 }
 
+bool UnitGradients::wants_all() const {
+  return std::all_of(parameters_.begin(), parameters_.end(),
+                     [](const auto& item) { return item.second.requires_grad(); });
+}
+
 void UnitGradients::begin_pass() {
   num_missing_ = 0;
   for (size_t i = 0; i < parameters_.size(); ++i) {
@@ -89,18 +94,22 @@ bool UnitGradients::reduction_is_done() {
   if (!work_.is_done()) {
     return false;
   }
+  go_on_to_replicas();
+  return work_.is_done();
+}
+
+/// Once the slice is that of this rank's line.
+void UnitGradients::go_on_to_replicas() {
   if (ways_.replicas != nullptr && !std::exchange(is_at_replicas_, true)) {
     work_ =
         ways_.replicas->all_reduce_async(reduced_.defined() ? reduced_ : mean_, ReduceOp::kMean);
-    return work_.is_done();
   }
-  return true;
 }
 
 void UnitGradients::finish_reduction() {
-  while (!reduction_is_done()) {
-    work_.wait();
-  }
+  work_.wait();
+  go_on_to_replicas();
+  work_.wait();
   work_ = Work();
   is_at_replicas_ = false;
   if (reduced_.defined()) {
@@ -135,6 +144,7 @@ void UnitGradients::forget() {
 void UnitGradients::clear(size_t index) {
   parameters_[index].second.mutable_grad().reset();
   states_[index].has = false;
+  states_[index].is_in_sum = false;
   states_[index].is_cleared = true;
 }
 

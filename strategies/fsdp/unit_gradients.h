@@ -39,6 +39,7 @@ class UnitGradients {
   /// Parameters that want one and did not get it in this pass.
   int64_t num_missing() const { return num_missing_; }
   bool wants_any() const;
+  bool wants_all() const;
   /// Whether there is memory of the whole: gradients that were not reduced yet.
   bool has_sum() const { return sum_.defined(); }
 
@@ -68,6 +69,7 @@ class UnitGradients {
   };
 
   bool can_receive() const;
+  void go_on_to_replicas();
 
   const UnitLayout& layout_;
   const Parameters parameters_;

@@ -29,8 +29,11 @@ int describe_sharding(const Arguments& arguments) {
   const int64_t configured = config.trainer.devices.count * config.trainer.num_nodes;
   const auto ranks = static_cast<int>(arguments.ranks.value_or(std::max<int64_t>(1, configured)));
   const auto module = config.model.create();
-  module->configure_model();
   const auto strategy = config.trainer.strategy.create();
+  {
+    const auto scope = strategy->construction();
+    module->configure_model();
+  }
   const auto text = strategy->describe_sharding(*module, ranks);
   console::print(text.empty() ? describe_whole(*module) : text);
   return static_cast<int>(ExitCode::kOk);

@@ -506,6 +506,33 @@ TEST_P(ShardedModuleTest, ParametersAreUsedInAnotherDtypeThanTheyAreUpdatedIn) {
   }
 }
 
+TEST_P(ShardedModuleTest, GradientsThatWereNotReducedAreForgottenByZeroGradAndNotByALook) {
+  auto once = options();
+  once.reduces_each_pass = false;
+  auto layers = linears(2);
+  layers->to(torch::kFloat64);
+  ShardedModule sharded(default_units(*layers), comm(), nullptr, once);
+  sharded.require_reduction(false);
+  const auto x = torch::ones({1, 8}, torch::kFloat64);
+  const auto pass = [&] { layers->forward(x).sum().backward(); };
+  pass();
+  for (const auto& parameter : layers->parameters()) {
+    sharded.clear_gradient(parameter);
+  }
+  pass();
+  { const ShardedModule::WholeParameters look(sharded); }
+  sharded.require_reduction(true);
+  pass();
+  std::vector<double> none;
+  sharded.finish_gradients(none);
+  sharded.show_segments();
+  { const ShardedModule::WholeParameters look(sharded); }
+  EXPECT_TRUE(sharded.shows_segments());
+  // Of each pass the gradient of the last bias is 1.
+  const auto bias = torch::cat(comm().all_gather_uneven(layers->parameters()[3].grad()));
+  EXPECT_TRUE(torch::equal(bias, torch::full({8}, 2, torch::kFloat64))) << bias;
+}
+
 /// Memory that a step needs is there while it is needed: a unit ahead is on its way, no more.
 TEST_P(ShardedModuleTest, UnitsAreGatheredAheadOfTheirUse) {
   if (GetParam().shares_memory) {
