@@ -27,10 +27,10 @@ void tell_run_directory(const fs::Path& path) {
   try {
     fs::write_text_atomically(file, path.string());
   } catch (const IoError& error) {
-    log::warning(
-        fmt::format("{}\n  `trainer launch` does not learn of {}: a restart would begin anew. Start "
-                    "it in a folder that all hosts see.",
-                    error.what(), path.string()));
+    log::warning(fmt::format(
+        "{}\n  `trainer launch` does not learn of {}: a restart would begin anew. Start "
+        "it in a folder that all hosts see.",
+        error.what(), path.string()));
   }
 }
 

@@ -45,9 +45,9 @@ std::vector<std::string> arguments_of_process() {
 }
 
 std::string find_mpirun(const Job& job) {
-  const std::string doing = fmt::format("cannot start {} process{}{}: ", job.num_ranks,
-                                        job.num_ranks == 1 ? "" : "es",
-                                        job.hosts.empty() ? " on this computer" : "");
+  const std::string doing =
+      fmt::format("cannot start {} process{}{}: ", job.num_ranks, job.num_ranks == 1 ? "" : "es",
+                  job.hosts.empty() ? " on this computer" : "");
   if (const char* given = std::getenv(kMpirunVariable)) {
     if (::access(given, X_OK) != 0) {
       throw ConfigError(fmt::format("{}{}={}: {}. Name Open MPI's mpirun, or unset it.", doing,
@@ -80,9 +80,9 @@ std::string find_mpirun(const Job& job) {
 std::vector<std::string> exported_variables() {
   std::vector<std::string> options;
   for (const auto& [name, value] : this_environment()) {
-    const bool is_ours = std::any_of(
-        std::begin(kExportedPrefixes), std::end(kExportedPrefixes),
-        [&name = name](const char* prefix) { return name.starts_with(prefix); });
+    const bool is_ours =
+        std::any_of(std::begin(kExportedPrefixes), std::end(kExportedPrefixes),
+                    [&name = name](const char* prefix) { return name.starts_with(prefix); });
     if (is_ours) {
       options.insert(options.end(), {"-x", name});
     }
@@ -123,8 +123,8 @@ std::vector<std::string> mpirun_command(const std::string& mpirun, const Job& jo
     command.insert(command.end(), {"--mca", "plm", "isolated"});  // no daemon on other computers
   } else {
     // A host that has lost its power says nothing: by default it is missed after eight minutes.
-    command.insert(command.end(), {"--mca", "oob_tcp_keepalive_time", "2",     //
-                                   "--mca", "oob_tcp_keepalive_intvl", "1",    //
+    command.insert(command.end(), {"--mca", "oob_tcp_keepalive_time", "2",   //
+                                   "--mca", "oob_tcp_keepalive_intvl", "1",  //
                                    "--mca", "oob_tcp_keepalive_probes", "3"});
     const auto exported = exported_variables();
     command.insert(command.end(), exported.begin(), exported.end());

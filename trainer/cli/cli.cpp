@@ -136,8 +136,9 @@ void add_launch_options(Command& command) {
                  "How often to start again, from the newest checkpoint, after a rank or a host was "
                  "lost. [0]")
       ->check(CLI::NonNegativeNumber);
-  app.add_option("--restart-on", options.restart_on,
-                 "Another exit code after which to start again, as 1 or 86; may come several times.")
+  app.add_option(
+         "--restart-on", options.restart_on,
+         "Another exit code after which to start again, as 1 or 86; may come several times.")
       ->allow_extra_args(false);
   app.add_option("--min-ranks", options.min_ranks,
                  "Go on with fewer ranks, at least so many, where a host was lost.")

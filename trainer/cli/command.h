@@ -19,7 +19,7 @@ struct Arguments {
   std::optional<std::string> init_from;
   bool print_config = false;
   std::optional<int64_t> ranks;  // of describe-sharding
-  std::string checkpoint;  // of `checkpoint consolidate`
+  std::string checkpoint;        // of `checkpoint consolidate`
   std::string output;
   LaunchOptions launch;
 };

@@ -168,9 +168,9 @@ class Attempts {
 
   void tell(int64_t attempt, const JobEnd& end, const std::optional<SavedCheckpoint>& checkpoint,
             bool goes_on) const {
-    const auto saved = checkpoint ? fmt::format("step {}, {}", checkpoint->step,
-                                                checkpoint->path.string())
-                                  : std::string("nothing");
+    const auto saved = checkpoint
+                           ? fmt::format("step {}, {}", checkpoint->step, checkpoint->path.string())
+                           : std::string("nothing");
     std::string text =
         fmt::format("launch: attempt {} of {} has failed\n  cause      {}\n  exit code  {}\n",
                     attempt, options_.max_restarts + 1, end.cause, end.exit_code);
@@ -195,8 +195,9 @@ class Attempts {
                   : fmt::format("nothing: that was the last attempt. --max-restarts {} allows more",
                                 std::max<int64_t>(2 * options_.max_restarts, 1));
       if (checkpoint) {
-        text += fmt::format("\n             to go on: the same command with --ckpt_path=last --run {}",
-                            checkpoint->run.string());
+        text +=
+            fmt::format("\n             to go on: the same command with --ckpt_path=last --run {}",
+                        checkpoint->run.string());
       }
     }
     console::write_line(text);
@@ -247,9 +248,10 @@ Job job_of(const LaunchOptions& options) {
   const int64_t slots = slots_of(job.hosts);
   job.num_ranks = options.num_ranks.value_or(slots);
   if (!job.hosts.empty() && job.num_ranks > slots) {
-    throw ConfigError(fmt::format("launch: -n {}, but the hosts have {} slots. Start fewer ranks, or "
-                                  "give the hosts more slots.",
-                                  job.num_ranks, slots));
+    throw ConfigError(
+        fmt::format("launch: -n {}, but the hosts have {} slots. Start fewer ranks, or "
+                    "give the hosts more slots.",
+                    job.num_ranks, slots));
   }
   if (options.min_ranks && (job.hosts.empty() || *options.min_ranks > job.num_ranks)) {
     throw ConfigError(

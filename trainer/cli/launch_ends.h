@@ -13,8 +13,8 @@ struct JobEnd {
   bool may_pass = false;   ///< Another attempt may not meet it.
 };
 
-/// `stop_signal`: that which asked the job to stop, or 0. `has_hosts`: mpirun has started daemons on
-/// other hosts, and where one fails it ends with whatever exit code ssh had.
+/// `stop_signal`: that which asked the job to stop, or 0. `has_hosts`: mpirun has started daemons
+/// on other hosts, and where one fails it ends with whatever exit code ssh had.
 JobEnd end_of_job(const ProcessEnd& mpirun, int stop_signal, bool has_hosts);
 
 }  // namespace trainer

@@ -39,11 +39,11 @@ std::vector<Host> with_slots(std::vector<Host> hosts, std::optional<int64_t> num
   return hosts;
 }
 
-void add(std::vector<Host>& hosts, Host host, const std::string& where) {
+void add(std::vector<Host>& hosts, Host host, const std::string& where, const char* example) {
   const bool is_name = !host.name.empty() && host.name.find_first_of(":,=") == std::string::npos;
   if (!is_name) {
     throw ConfigError(
-        fmt::format("{}: '{}' is no name of a host. Write name slots=8.", where, host.name));
+        fmt::format("{}: '{}' is no name of a host. Write {}.", where, host.name, example));
   }
   for (const Host& other : hosts) {
     if (other.name == host.name) {
@@ -65,7 +65,7 @@ std::vector<Host> parse_hosts(const std::string& list, std::optional<int64_t> nu
     add(hosts,
         {item.substr(0, colon),
          colon == std::string::npos ? kUnknown : parse_slots(item.substr(colon + 1), where)},
-        where);
+        where, "name:8");
   }
   return with_slots(std::move(hosts), num_ranks);
 }
@@ -90,11 +90,11 @@ std::vector<Host> read_hostfile(const fs::Path& path, std::optional<int64_t> num
             fmt::format("{}: '{}' is not known here. Write name slots=8.", where, word));
       }
     }
-    add(hosts, std::move(host), where);
+    add(hosts, std::move(host), where, "name slots=8");
   }
   if (hosts.empty()) {
-    throw ConfigError(fmt::format("{}: names no host. Write name slots=8 in a line for each.",
-                                  path.string()));
+    throw ConfigError(
+        fmt::format("{}: names no host. Write name slots=8 in a line for each.", path.string()));
   }
   return with_slots(std::move(hosts), num_ranks);
 }

@@ -12,9 +12,9 @@
 
 namespace trainer {
 
-/// Those of `a,b:4` and of a hostfile of Open MPI (`name slots=4` in each line, # begins a comment).
-/// Those without a number share `num_ranks` evenly, or get one each where that is not given. Throws
-/// ConfigError, and read_hostfile() DataError where the file cannot be read.
+/// Those of `a,b:4` and of a hostfile of Open MPI (`name slots=4` in each line, # begins a
+/// comment). Those without a number share `num_ranks` evenly, or get one each where that is not
+/// given. Throws ConfigError, and read_hostfile() DataError where the file cannot be read.
 std::vector<Host> parse_hosts(const std::string& list, std::optional<int64_t> num_ranks);
 std::vector<Host> read_hostfile(const fs::Path& path, std::optional<int64_t> num_ranks);
 

@@ -17,9 +17,7 @@ constexpr const char* kHome = "/home/mpiuser";
 constexpr const char* kShared = "/shared";
 
 /// Every text of JSON is one of YAML.
-std::string quoted(const std::string& text) {
-  return nlohmann::json(text).dump();
-}
+std::string quoted(const std::string& text) { return nlohmann::json(text).dump(); }
 
 std::string list_of(const std::vector<std::string>& words) {
   std::vector<std::string> items;
@@ -58,8 +56,8 @@ std::string pod(const LaunchOptions& options, const std::string& name, const std
 }
 
 std::vector<std::string> launcher_command(const LaunchOptions& options, int64_t num_ranks) {
-  std::vector<std::string> words = {"trainer", "launch", "--hostfile", kHostfile, "-n",
-                                    std::to_string(num_ranks)};
+  std::vector<std::string> words = {"trainer", "launch", "--hostfile",
+                                    kHostfile, "-n",     std::to_string(num_ranks)};
   words.insert(words.end(), {"--max-restarts", std::to_string(options.max_restarts)});
   words.insert(words.end(), {"--host-wait", std::to_string(options.host_wait_s)});
   if (options.min_ranks) {
@@ -82,8 +80,9 @@ std::string mpijob(const LaunchOptions& options) {
         options.num_nodes));
   }
   if (!options.hosts.empty() || !options.hostfile.empty()) {
-    throw ConfigError("launch: --emit mpijob has the cluster choose the hosts. Leave --hosts and "
-                      "--hostfile out, and say how many by --nodes.");
+    throw ConfigError(
+        "launch: --emit mpijob has the cluster choose the hosts. Leave --hosts and "
+        "--hostfile out, and say how many by --nodes.");
   }
   const std::string command = list_of(launcher_command(options, *options.num_ranks));
   return fmt::format(

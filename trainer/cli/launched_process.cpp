@@ -21,7 +21,7 @@ namespace {
 using std::chrono::steady_clock;
 
 constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
-constexpr int kNoProgram = 127;  // as shells have it
+constexpr int kNoProgram = 127;                       // as shells have it
 constexpr auto kEndLimit = std::chrono::seconds(10);  // from SIGTERM to SIGKILL
 
 int exit_code_of(int status) {
@@ -135,9 +135,10 @@ ProcessEnd Supervision::run(const std::vector<std::string>& command, Output outp
     become(words.data(), parent, previous_, output == Output::kShown);
   }
   if (child < 0) {
-    throw IoError(fmt::format("{}: cannot start a process: {}.\n  Raise the limit on processes, or "
-                              "end some.",
-                              command[0], std::strerror(errno)));
+    throw IoError(
+        fmt::format("{}: cannot start a process: {}.\n  Raise the limit on processes, or "
+                    "end some.",
+                    command[0], std::strerror(errno)));
   }
   auto deadline = limit ? std::optional(steady_clock::now() + *limit) : std::nullopt;
   ProcessEnd end;

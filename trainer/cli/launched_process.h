@@ -1,6 +1,6 @@
 #pragma once
-// A program that this one starts and stands by: it gets the signals that ask to stop, and nothing of
-// it stays behind.
+// A program that this one starts and stands by: it gets the signals that ask to stop, and nothing
+// of it stays behind.
 
 #include <chrono>
 #include <csignal>
@@ -16,9 +16,9 @@ struct ProcessEnd {
   bool was_forced = false;  ///< It was told to end at once.
 };
 
-/// While it lives, SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 wait until run() or wait() take them
-/// (what this process ignores stays ignored), and what programs leave behind become children of
-/// this process. For the main thread of a process without other children; one at a time.
+/// While it lives, SIGINT, SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 wait until run() or wait() take
+/// them (what this process ignores stays ignored), and what programs leave behind become children
+/// of this process. For the main thread of a process without other children; one at a time.
 class Supervision {
  public:
   Supervision();
