@@ -12,7 +12,7 @@ namespace trainer {
 
 /// A computer that ranks run on, and how many.
 struct Host {
-  std::string name;
+  std::string name = "";
   int64_t slots = 1;
   bool operator==(const Host&) const = default;
 };

@@ -170,6 +170,22 @@ TEST(Launch, ASignalSavesAndEndsTheJob) {
   }
 }
 
+TEST(Launch, ASecondCtrlCEndsAJobThatDoesNotStop) {
+  const Training training;
+  Process process(launch({"-n", "2"}, kEndless), training.folder(), kPatient);
+  const pid_t pid = process.pid();
+  ASSERT_TRUE(wait_until([&] { return has_saved(training); })) << process.wait(1).err;
+  for (const pid_t rank : processes_of(pid, "OMPI_COMM_WORLD_RANK=1")) {
+    ::kill(rank, SIGSTOP);
+  }
+  ::kill(pid, SIGINT);
+  std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  EXPECT_TRUE(process.running());
+  ::kill(pid, SIGINT);
+  EXPECT_EQ(process.wait().exit_code, 130);
+  EXPECT_TRUE(processes_of(pid).empty());
+}
+
 TEST(Launch, NoProcessIsLeftWhenItIsKilled) {
   const Training training;
   Process process(launch({"-n", "2"}, kEndless), training.folder(), kPatient);

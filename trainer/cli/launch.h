@@ -12,15 +12,15 @@
 namespace trainer {
 
 struct LaunchOptions {
-  std::string hostfile, hosts;  ///< Empty: this computer.
-  std::optional<int64_t> num_ranks;
+  std::string hostfile = "", hosts = "";  ///< Neither: this computer.
+  std::optional<int64_t> num_ranks = std::nullopt;
   int64_t max_restarts = 0;
-  std::optional<int64_t> min_ranks;  ///< Otherwise all of them.
+  std::optional<int64_t> min_ranks = std::nullopt;  ///< Otherwise all of them.
   int64_t host_wait_s = 60;
-  std::vector<int> restart_on;  ///< Exit codes.
-  std::string emit, image = "trainer", claim;
+  std::vector<int> restart_on = {};  ///< Exit codes.
+  std::string emit = "", image = "trainer", claim = "";
   int64_t num_nodes = 1;
-  std::vector<std::string> program;  ///< What stands behind `--`.
+  std::vector<std::string> program = {};  ///< What stands behind `--`.
 };
 
 /// The job that is asked for. Throws ConfigError and DataError.
