@@ -21,6 +21,7 @@
 
 #include <trainer/accelerator.h>
 #include <trainer/core/registry.h>
+#include <trainer/job.h>
 #include <trainer/optim/factories.h>
 #include <trainer/optim/lr_scheduler_factory.h>
 #include <trainer/optim/lr_schedules.h>
@@ -52,6 +53,7 @@ void register_builtins() {
   std::call_once(once, [] {
     set_world_factory(join_world);
     set_launcher(launch_with_mpirun);
+    set_job_command(command_with_mpirun);
     registry::Load load("built in");
     register_class<AutoAccelerator>({"auto"});
     register_class<CPUAccelerator>({"cpu"});

@@ -13,6 +13,7 @@
 #include <trainer/core/seed.h>
 #include <trainer/fit_loop.h>
 #include <trainer/global_switches.h>
+#include <trainer/job.h>
 #include <trainer/precision.h>
 #include <trainer/provenance.h>
 #include <trainer/run.h>
@@ -366,6 +367,9 @@ void Trainer::tear_down(std::string_view status) {
 void Trainer::claim_run_directory(const SavedRun* saved) {
   if (strategy_->is_global_zero()) {
     claim_run_directory_alone(saved);
+    if (stage_ == Stage::kFit) {
+      tell_run_directory(run_dir());
+    }
   }
   const fs::Path path = world().broadcast(run_dir().string());
   if (!strategy_->is_global_zero()) {

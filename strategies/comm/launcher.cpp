@@ -23,6 +23,9 @@
 namespace trainer {
 namespace {
 
+constexpr const char* kExportedPrefixes[] = {"TRAINER_", "NCCL_", "TORCH_", "OMP_",
+                                             "LD_LIBRARY_PATH"};
+
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> words;
   for (size_t begin = 0; begin < text.size();) {
@@ -41,9 +44,10 @@ std::vector<std::string> arguments_of_process() {
   return {words.begin() + (words.empty() ? 0 : 1), words.end()};
 }
 
-std::string find_mpirun(int64_t num_processes) {
+std::string find_mpirun(const Job& job) {
   const std::string doing =
-      fmt::format("cannot start {} processes on this computer: ", num_processes);
+      fmt::format("cannot start {} process{}{}: ", job.num_ranks, job.num_ranks == 1 ? "" : "es",
+                  job.hosts.empty() ? " on this computer" : "");
   if (const char* given = std::getenv(kMpirunVariable)) {
     if (::access(given, X_OK) != 0) {
       throw ConfigError(fmt::format("{}{}={}: {}. Name Open MPI's mpirun, or unset it.", doing,
@@ -71,42 +75,23 @@ std::string find_mpirun(int64_t num_processes) {
                   doing, fmt::join(folders, ":"), kMpirunVariable));
 }
 
-}  // namespace
-
-std::vector<std::string> mpirun_command(const std::string& mpirun, int64_t num_processes,
-                                        bool more_than_cores, const std::string& program,
-                                        const std::vector<std::string>& arguments) {
-  const std::string n = std::to_string(num_processes);
-  std::vector<std::string> command = {
-      mpirun, "--allow-run-as-root", "--bind-to", "none", "--host", "localhost:" + n, "-n", n,
-      // No daemon on other computers, and no limit by what a scheduler has counted.
-      "--mca", "plm", "isolated", "--mca", "ras", "^slurm,tm,lsf,gridengine,alps"};
-  if (more_than_cores) {
-    // One that waits must give its core to the one that it waits for.
-    command.insert(command.end(), {"--mca", "mpi_yield_when_idle", "1"});
+/// What mpirun is to give to ranks on other computers of this environment: it passes on OMPI_* by
+/// itself.
+std::vector<std::string> exported_variables() {
+  std::vector<std::string> options;
+  for (const auto& [name, value] : this_environment()) {
+    const bool is_ours =
+        std::any_of(std::begin(kExportedPrefixes), std::end(kExportedPrefixes),
+                    [&name = name](const char* prefix) { return name.starts_with(prefix); });
+    if (is_ours) {
+      options.insert(options.end(), {"-x", name});
+    }
   }
-  command.push_back(program);
-  command.insert(command.end(), arguments.begin(), arguments.end());
-  return command;
+  return options;
 }
 
-void launch_with_mpirun(int64_t num_processes) {
-  const std::string mpirun = find_mpirun(num_processes);
-  if (std::getenv(kLaunchedVariable) != nullptr) {
-    throw ConfigError(
-        fmt::format("{} has started this process without telling it of the others: it is not the "
-                    "mpirun of the Open MPI that this program uses. Name that in {}.",
-                    mpirun, kMpirunVariable));
-  }
-  const auto command = mpirun_command(
-      mpirun, num_processes, static_cast<size_t>(num_processes) > allowed_cores().size(),
-      std::filesystem::read_symlink("/proc/self/exe").string(), arguments_of_process());
-  std::vector<char*> words;
-  for (const auto& word : command) {
-    words.push_back(const_cast<char*>(word.c_str()));
-  }
-  words.push_back(nullptr);
-
+/// For mpirun, and through it for the ranks.
+void prepare_environment() {
   ::setenv(kLaunchedVariable, "1", 1);
   if (console::is_live()) {
     ::setenv(console::kTerminalVariable, std::to_string(console::columns()).c_str(), 1);
@@ -118,12 +103,72 @@ void launch_with_mpirun(int64_t num_processes) {
       ::unsetenv(name.c_str());
     }
   }
+}
+
+}  // namespace
+
+std::vector<std::string> mpirun_command(const std::string& mpirun, const Job& job,
+                                        bool more_than_cores, const std::string& program) {
+  std::vector<std::string> hosts;
+  for (const Host& host : job.hosts) {
+    hosts.push_back(fmt::format("{}:{}", host.name, host.slots));
+  }
+  const std::string n = std::to_string(job.num_ranks);
+  std::vector<std::string> command = {
+      mpirun, "--allow-run-as-root", "--bind-to", "none", "--host",
+      hosts.empty() ? "localhost:" + n : fmt::format("{}", fmt::join(hosts, ",")), "-n", n,
+      // No limit by what a scheduler has counted.
+      "--mca", "ras", "^slurm,tm,lsf,gridengine,alps"};
+  if (hosts.empty()) {
+    command.insert(command.end(), {"--mca", "plm", "isolated"});  // no daemon on other computers
+  } else {
+    // A host that has lost its power says nothing: by default it is missed after eight minutes.
+    command.insert(command.end(), {"--mca", "oob_tcp_keepalive_time", "2",   //
+                                   "--mca", "oob_tcp_keepalive_intvl", "1",  //
+                                   "--mca", "oob_tcp_keepalive_probes", "3"});
+    const auto exported = exported_variables();
+    command.insert(command.end(), exported.begin(), exported.end());
+  }
+  if (more_than_cores) {
+    // One that waits must give its core to the one that it waits for.
+    command.insert(command.end(), {"--mca", "mpi_yield_when_idle", "1"});
+  }
+  command.push_back(program);
+  command.insert(command.end(), job.arguments.begin(), job.arguments.end());
+  return command;
+}
+
+std::vector<std::string> command_with_mpirun(const Job& job, const std::string& program) {
+  const std::string mpirun = find_mpirun(job);
+  prepare_environment();
+  const bool is_crowded =
+      job.hosts.empty() && static_cast<size_t>(job.num_ranks) > allowed_cores().size();
+  return mpirun_command(
+      mpirun, job, is_crowded,
+      program.empty() ? std::filesystem::read_symlink("/proc/self/exe").string() : program);
+}
+
+void launch_with_mpirun(int64_t num_processes) {
+  const Job job{.num_ranks = num_processes, .arguments = arguments_of_process()};
+  if (std::getenv(kLaunchedVariable) != nullptr) {
+    throw ConfigError(
+        fmt::format("{} has started this process without telling it of the others: it is not the "
+                    "mpirun of the Open MPI that this program uses. Name that in {}.",
+                    find_mpirun(job), kMpirunVariable));
+  }
+  const auto command = command_with_mpirun(job, "");
+  std::vector<char*> words;
+  for (const auto& word : command) {
+    words.push_back(const_cast<char*>(word.c_str()));
+  }
+  words.push_back(nullptr);
+
   console::clear_status();
   std::fflush(nullptr);
   ::execv(words[0], words.data());
   const int error = errno;
   ::unsetenv(kLaunchedVariable);
-  throw ConfigError(fmt::format("{}: cannot be run: {}. Name Open MPI's mpirun in {}.", mpirun,
+  throw ConfigError(fmt::format("{}: cannot be run: {}. Name Open MPI's mpirun in {}.", command[0],
                                 std::strerror(error), kMpirunVariable));
 }
 

@@ -212,7 +212,7 @@ TEST_F(CliTest, ConfigCannotLoadCodeFromAPath) {
 TEST_F(CliTest, HelpShowsCommandsKeysAndExitCodes) {
   const auto program = trainer({"--help"});
   EXPECT_EQ(program.exit_code, 0);
-  for (const auto* line : {"fit ", "validate ", "test ", "predict ", "list ",
+  for (const auto* line : {"fit ", "validate ", "test ", "predict ", "list ", "launch ",
                            "Exit codes:", "  130  stopped by Ctrl-C"}) {
     EXPECT_THAT(program.out, HasSubstr(line));
   }

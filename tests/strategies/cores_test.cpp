@@ -2,6 +2,8 @@
 
 #include <sched.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <thread>
 
 #include <gtest/gtest.h>
@@ -62,17 +64,32 @@ TEST(Launcher, StartsProcessesOnThisComputerAlone) {
                                              "-n",
                                              "2",
                                              "--mca",
-                                             "plm",
-                                             "isolated",
-                                             "--mca",
                                              "ras",
                                              "^slurm,tm,lsf,gridengine,alps",
+                                             "--mca",
+                                             "plm",
+                                             "isolated",
                                              "/bin/program",
                                              "fit",
                                              ""};
-  EXPECT_EQ(mpirun_command("/usr/bin/mpirun", 2, false, "/bin/program", {"fit", ""}), expected);
-  const auto crowded = mpirun_command("mpirun", 9, true, "program", {});
+  const Job job{.num_ranks = 2, .arguments = {"fit", ""}};
+  EXPECT_EQ(mpirun_command("/usr/bin/mpirun", job, false, "/bin/program"), expected);
+  const auto crowded = mpirun_command("mpirun", {.num_ranks = 9}, true, "program");
   EXPECT_NE(std::find(crowded.begin(), crowded.end(), "mpi_yield_when_idle"), crowded.end());
+}
+
+TEST(Launcher, OnSeveralHostsItNoticesTheLossOfOneAndPassesVariablesOn) {
+  ::setenv("NCCL_DEBUG", "WARN", 1);
+  const Job job{.num_ranks = 5, .hosts = {{"a", 4}, {"b", 1}}, .arguments = {"fit"}};
+  const auto command = mpirun_command("mpirun", job, false, "program");
+  const auto contains = [&](const std::vector<std::string>& words) {
+    return std::search(command.begin(), command.end(), words.begin(), words.end()) != command.end();
+  };
+  EXPECT_TRUE(contains({"--host", "a:4,b:1", "-n", "5"}));
+  EXPECT_TRUE(contains({"--mca", "oob_tcp_keepalive_time", "2"}));
+  EXPECT_TRUE(contains({"-x", "NCCL_DEBUG"}));
+  EXPECT_FALSE(contains({"isolated"})) << "other computers need a daemon";
+  EXPECT_EQ(command[command.size() - 2], "program");
 }
 
 }  // namespace

@@ -30,6 +30,7 @@ namespace {
 
 constexpr const char* kCheckpoint = "checkpoint";
 constexpr const char* kConsolidate = "consolidate";
+constexpr const char* kLaunch = "launch";
 
 constexpr const char* kExitCodes =
     "\nExit codes:\n"
@@ -38,8 +39,10 @@ constexpr const char* kExitCodes =
     "  2    bad command line or configuration\n"
     "  66   data or checkpoint missing, unreadable or damaged\n"
     "  74   cannot write: disk full, no permission\n"
-    "  75   processes that train together have lost each other\n"
+    "  75   processes that train together have lost each other, or launch a host\n"
     "  85   the checkpoint is damaged or belongs to another architecture\n"
+    "  124  a time limit of mpirun is over (launch)\n"
+    "  137  a process was killed; 128 + n: ended by signal n (launch)\n"
     "Of fit alone:\n"
     "  75   stopped by SIGUSR1; resume with --ckpt_path=last\n"
     "  86   the loss became NaN or infinite\n"
@@ -119,12 +122,77 @@ void add_checkpoint_commands(Command& command) {
       ->required();
 }
 
+void add_launch_options(Command& command) {
+  CLI::App& app = *command.app;
+  LaunchOptions& options = command.arguments.launch;
+  app.footer(
+      "\nBehind -- stands the command that every rank runs:\n"
+      "  trainer launch --hosts a:8,b:8 --max-restarts 3 -- fit --config run.yaml\n");
+  app.add_option("-n", options.num_ranks, "Number of ranks; otherwise the slots of the hosts.")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--hosts", options.hosts, "Hosts, as a,b or a:8,b:8; otherwise this computer.");
+  app.add_option("--hostfile", options.hostfile, "The same as lines: a slots=8.");
+  app.add_option("--max-restarts", options.max_restarts,
+                 "How often to start again, from the newest checkpoint, after a rank or a host was "
+                 "lost. [0]")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option(
+         "--restart-on", options.restart_on,
+         "Another exit code after which to start again, as 1 or 86; may come several times.")
+      ->allow_extra_args(false);
+  app.add_option("--min-ranks", options.min_ranks,
+                 "Go on with fewer ranks, at least so many, where a host was lost.")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--host-wait", options.host_wait_s,
+                 "Seconds to wait for hosts to come back where too few are left. [60]")
+      ->check(CLI::NonNegativeNumber);
+  app.add_option("--emit", options.emit, "Print a job for a cluster and start nothing: mpijob.")
+      ->check(CLI::IsMember({"mpijob"}));
+  app.add_option("--image", options.image, "Of --emit: the container image. [trainer]");
+  app.add_option("--nodes", options.num_nodes, "Of --emit: the number of workers. [1]")
+      ->check(CLI::PositiveNumber);
+  app.add_option("--claim", options.claim,
+                 "Of --emit: a volume claim that all pods share, the folder to work in.");
+}
+
+void add_options(Command& command) {
+  if (command.name == std::string_view(kCheckpoint)) {
+    add_checkpoint_commands(command);
+    return;
+  }
+  if (command.name == std::string_view(kLaunch)) {
+    add_launch_options(command);
+    return;
+  }
+  add_common_options(command);
+  if (command.stage) {
+    add_stage_options(command);
+  }
+  if (command.takes_ranks) {
+    command.app
+        ->add_option("--ranks", command.arguments.ranks,
+                     "Number of ranks; otherwise that of the configuration.")
+        ->check(CLI::PositiveNumber);
+  }
+}
+
 /// Of a wrong one, CLI11 only says that one is required.
 void check_subcommand(const std::string& word, const std::vector<std::string>& names) {
   if (!word.starts_with('-') && std::find(names.begin(), names.end(), word) == names.end()) {
     throw ConfigError(fmt::format("command line: there is no subcommand '{}'.{} There are: {}.",
                                   word, config::did_you_mean(word, names), fmt::join(names, ", ")));
   }
+}
+
+/// Takes what stands behind the -- of launch: it is for the ranks to read.
+std::vector<std::string> take_program(int& argc, char** argv) {
+  if (argc < 2 || argv[1] != std::string_view(kLaunch)) {
+    return {};
+  }
+  char** const end = argv + argc;
+  char** const separator = std::find(argv, end, std::string_view("--"));
+  argc = static_cast<int>(separator - argv);
+  return {std::min(separator + 1, end), end};
 }
 
 int run(int argc, char** argv) {
@@ -145,27 +213,16 @@ int run(int argc, char** argv) {
        .run = describe_sharding,
        .takes_ranks = true},
       {kCheckpoint, "What can be done with a checkpoint: consolidate.", consolidate_checkpoint},
+      {kLaunch, "Start ranks on this and other computers, and again where one is lost.",
+       launch_job},
   };
   std::vector<std::string> names;
   for (Command& command : commands) {
     names.emplace_back(command.name);
     command.app = app.add_subcommand(command.name, command.doc);
-    if (command.name == std::string_view(kCheckpoint)) {
-      add_checkpoint_commands(command);
-      continue;
-    }
-    add_common_options(command);
-    if (command.stage) {
-      add_stage_options(command);
-    }
-    if (command.takes_ranks) {
-      command.app
-          ->add_option("--ranks", command.arguments.ranks,
-                       "Number of ranks; otherwise that of the configuration.")
-          ->check(CLI::PositiveNumber);
-    }
+    add_options(command);
   }
-
+  const auto program = take_program(argc, argv);
   if (argc > 1) {
     check_subcommand(argv[1], names);
   }
@@ -189,6 +246,7 @@ int run(int argc, char** argv) {
       continue;
     }
     command.arguments.config.overrides = to_overrides(command.app->remaining());
+    command.arguments.launch.program = program;
     if (command.help == nullptr || command.help->count() == 0) {
       return command.run(command.arguments);
     }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include <trainer/cli/launch.h>
 #include <trainer/cli/run_config.h>
 #include <trainer/progress.h>
 
@@ -18,8 +19,9 @@ struct Arguments {
   std::optional<std::string> init_from;
   bool print_config = false;
   std::optional<int64_t> ranks;  // of describe-sharding
-  std::string checkpoint;  // of `checkpoint consolidate`
+  std::string checkpoint;        // of `checkpoint consolidate`
   std::string output;
+  LaunchOptions launch;
 };
 
 /// Each returns the exit code and throws the errors of trainer/core/error.h.
@@ -28,6 +30,7 @@ int list_classes(const Arguments& arguments);
 int print_schema(const Arguments& arguments);
 int describe_sharding(const Arguments& arguments);
 int consolidate_checkpoint(const Arguments& arguments);
+int launch_job(const Arguments& arguments);
 
 /// What a Spec can be of.
 inline constexpr const char* kKinds[] = {"module",      "data module", "callback",

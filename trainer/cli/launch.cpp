@@ -1,0 +1,275 @@
+#include <trainer/cli/launch.h>
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <trainer/cli/command.h>
+#include <trainer/cli/launch_ends.h>
+#include <trainer/cli/launch_hosts.h>
+#include <trainer/cli/launched_process.h>
+#include <trainer/core/console.h>
+#include <trainer/core/error.h>
+#include <trainer/run_directory.h>
+#include <trainer/world.h>
+
+namespace trainer {
+namespace {
+
+constexpr auto kBetweenProbes = std::chrono::seconds(2);
+
+/// The file in which rank 0 names its run folder; where there are several hosts it lies in the
+/// current folder, which mpirun enters on each of them. It goes with this object.
+class RunFile {
+ public:
+  explicit RunFile(bool is_for_hosts)
+      : path_((is_for_hosts ? std::filesystem::current_path()
+                            : std::filesystem::temp_directory_path()) /
+              fmt::format(".trainer_launch_{}", ::getpid())) {
+    remove();  // of a process that had the same number
+    ::setenv(kRunFileVariable, path_.c_str(), 1);
+  }
+  RunFile(const RunFile&) = delete;
+  RunFile& operator=(const RunFile&) = delete;
+  ~RunFile() {
+    remove();
+    ::unsetenv(kRunFileVariable);
+  }
+
+  /// The run, once there is one.
+  std::optional<RunDirectory> run() const {
+    std::error_code error;
+    if (!std::filesystem::exists(path_, error)) {
+      return std::nullopt;
+    }
+    return RunDirectory(fs::read_text(path_));
+  }
+
+ private:
+  void remove() const {
+    std::error_code error;
+    std::filesystem::remove(path_, error);
+  }
+
+  fs::Path path_;
+};
+
+struct SavedCheckpoint {
+  fs::Path run, path;
+  int64_t step = 0;
+};
+
+std::optional<SavedCheckpoint> newest_checkpoint(const RunFile& file) {
+  const auto run = file.run();
+  const auto last = run ? run->last() : std::nullopt;
+  if (!last) {
+    return std::nullopt;
+  }
+  const auto about = CheckpointReader::read_about(*last);
+  return SavedCheckpoint{run->path(), *last, about.value("global_step", int64_t{0})};
+}
+
+/// The same command, from the checkpoint on.
+std::vector<std::string> resuming(const std::vector<std::string>& program,
+                                  const SavedCheckpoint& checkpoint) {
+  std::vector<std::string> words;
+  for (size_t i = 0; i < program.size(); ++i) {
+    bool is_replaced = false;
+    for (const std::string option : {"--ckpt_path", "--run", "--init_from"}) {
+      is_replaced = is_replaced || program[i] == option || program[i].starts_with(option + "=");
+      i += program[i] == option ? 1 : 0;  // and its value
+      if (is_replaced) {
+        break;
+      }
+    }
+    if (!is_replaced) {
+      words.push_back(program[i]);
+    }
+  }
+  words.insert(words.end(), {"--ckpt_path=last", "--run", checkpoint.run.string()});
+  return words;
+}
+
+std::string names_of(const std::vector<Host>& hosts) {
+  std::vector<std::string> names;
+  for (const Host& host : hosts) {
+    names.push_back(host.name);
+  }
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
+/// A job and its attempts.
+class Attempts {
+ public:
+  Attempts(const LaunchOptions& options, Job job)
+      : options_(options), all_(std::move(job)), job_(all_), file_(!all_.hosts.empty()) {}
+
+  /// Until one succeeds, or none may any more.
+  int run() {
+    for (int64_t attempt = 1;; ++attempt) {
+      const ProcessEnd mpirun = supervision_.run(command_of(job_));
+      JobEnd end = end_of_job(mpirun, supervision_.stop_signal(), !all_.hosts.empty());
+      if (end.exit_code == 0 || supervision_.stop_signal() != 0) {
+        return end.exit_code;
+      }
+      if (!find_hosts(end) || !is_worth_another(end)) {
+        return end.exit_code;
+      }
+      const auto checkpoint = newest_checkpoint(file_);
+      const bool goes_on = attempt <= options_.max_restarts && has_enough_hosts();
+      if (goes_on && checkpoint) {
+        job_.arguments = resuming(all_.arguments, *checkpoint);
+      }
+      tell(attempt, end, checkpoint, goes_on);
+      if (!goes_on) {
+        return end.exit_code;
+      }
+    }
+  }
+
+ private:
+  bool is_worth_another(const JobEnd& end) const {
+    const auto& codes = options_.restart_on;
+    return end.may_pass || std::find(codes.begin(), codes.end(), end.exit_code) != codes.end();
+  }
+
+  bool has_enough_hosts() const { return slots_of(job_.hosts) >= min_slots_ || all_.hosts.empty(); }
+
+  /// Finds out which hosts are left. mpirun ends with 1 both where it cannot start a daemon on one
+  /// and where a rank does: the hosts tell. False where a signal came meanwhile.
+  bool find_hosts(JobEnd& end) {
+    const bool is_of_hosts = end.may_pass || end.exit_code == static_cast<int>(ExitCode::kUserCode);
+    if (all_.hosts.empty() || !is_of_hosts) {
+      return true;
+    }
+    const auto deadline =
+        std::chrono::steady_clock::now() + std::chrono::seconds(options_.host_wait_s);
+    for (bool is_first = true;; is_first = false) {
+      job_.hosts = hosts_that_answer(supervision_, all_.hosts);
+      if (supervision_.stop_signal() != 0) {
+        end = end_of_job({.was_forced = true}, supervision_.stop_signal(), true);
+        return false;
+      }
+      if (is_first && !end.may_pass && job_.hosts.size() < all_.hosts.size()) {
+        end = {static_cast<int>(ExitCode::kTryAgain), "a host cannot be reached", true};
+      }
+      if (!end.may_pass || has_enough_hosts() || std::chrono::steady_clock::now() > deadline) {
+        job_.num_ranks = std::min(all_.num_ranks, slots_of(job_.hosts));
+        return true;
+      }
+      supervision_.wait(kBetweenProbes);
+    }
+  }
+
+  void tell(int64_t attempt, const JobEnd& end, const std::optional<SavedCheckpoint>& checkpoint,
+            bool goes_on) const {
+    const auto saved = checkpoint
+                           ? fmt::format("step {}, {}", checkpoint->step, checkpoint->path.string())
+                           : std::string("nothing");
+    std::string text =
+        fmt::format("launch: attempt {} of {} has failed\n  cause      {}\n  exit code  {}\n",
+                    attempt, options_.max_restarts + 1, end.cause, end.exit_code);
+    std::vector<Host> lost;
+    for (const Host& host : all_.hosts) {
+      if (std::find(job_.hosts.begin(), job_.hosts.end(), host) == job_.hosts.end()) {
+        lost.push_back(host);
+      }
+    }
+    if (!lost.empty()) {
+      text += fmt::format("  lost       {}\n", names_of(lost));
+    }
+    text += fmt::format("  saved      {}\n  next       ", saved);
+    if (goes_on) {
+      text += fmt::format("attempt {} on {} rank{}, from {}", attempt + 1, job_.num_ranks,
+                          job_.num_ranks == 1 ? "" : "s",
+                          checkpoint ? "that checkpoint" : "the beginning");
+    } else {
+      text += !has_enough_hosts()
+                  ? fmt::format("nothing: too few hosts answer. --min-ranks {} would go on",
+                                slots_of(job_.hosts))
+                  : fmt::format("nothing: that was the last attempt. --max-restarts {} allows more",
+                                std::max<int64_t>(2 * options_.max_restarts, 1));
+      if (checkpoint) {
+        text +=
+            fmt::format("\n             to go on: the same command with --ckpt_path=last --run {}",
+                        checkpoint->run.string());
+      }
+    }
+    console::write_line(text);
+  }
+
+  const LaunchOptions& options_;
+  const Job all_;  // as it was asked for
+  Job job_;        // of the next attempt
+  const int64_t min_slots_ = options_.min_ranks.value_or(all_.num_ranks);
+  Supervision supervision_;
+  RunFile file_;
+};
+
+void check(const LaunchOptions& options) {
+  const std::string usage =
+      "\n  For example: trainer launch -n 2 --max-restarts 3 -- fit --config run.yaml";
+  if (options.program.empty()) {
+    throw ConfigError("launch: behind -- there is no command to start." + usage);
+  }
+  const auto& command = options.program[0];
+  const char* const stages[] = {"fit", "validate", "test", "predict"};
+  if (std::find(std::begin(stages), std::end(stages), command) == std::end(stages)) {
+    throw ConfigError(fmt::format("launch: '{}' is not run by several ranks. Behind -- comes {}.{}",
+                                  command, fmt::join(stages, ", "), usage));
+  }
+  if (!options.hosts.empty() && !options.hostfile.empty()) {
+    throw ConfigError("launch: --hosts and --hostfile both say where. Give one of them.");
+  }
+  if (!world().launcher().empty()) {
+    throw ConfigError(fmt::format(
+        "launch: {} has started this process, and launch would start ranks in every one of them. "
+        "Leave out one of the two.",
+        world().launcher()));
+  }
+}
+
+}  // namespace
+
+Job job_of(const LaunchOptions& options) {
+  Job job{.arguments = options.program};
+  if (!options.hostfile.empty()) {
+    job.hosts = read_hostfile(options.hostfile, options.num_ranks);
+  } else if (!options.hosts.empty()) {
+    job.hosts = parse_hosts(options.hosts, options.num_ranks);
+  } else if (!options.num_ranks) {
+    throw ConfigError("launch: how many ranks? Give -n, or --hosts or --hostfile with slots.");
+  }
+  const int64_t slots = slots_of(job.hosts);
+  job.num_ranks = options.num_ranks.value_or(slots);
+  if (!job.hosts.empty() && job.num_ranks > slots) {
+    throw ConfigError(
+        fmt::format("launch: -n {}, but the hosts have {} slots. Start fewer ranks, or "
+                    "give the hosts more slots.",
+                    job.num_ranks, slots));
+  }
+  if (options.min_ranks && (job.hosts.empty() || *options.min_ranks > job.num_ranks)) {
+    throw ConfigError(
+        fmt::format("launch: --min-ranks {} is how many ranks of -n {} go on where hosts are lost. "
+                    "Give hosts, and at most that number.",
+                    *options.min_ranks, job.num_ranks));
+  }
+  return job;
+}
+
+int launch_job(const Arguments& arguments) {
+  const LaunchOptions& options = arguments.launch;
+  check(options);
+  if (!options.emit.empty()) {
+    console::print(mpijob(options));
+    return static_cast<int>(ExitCode::kOk);
+  }
+  return Attempts(options, job_of(options)).run();
+}
+
+}  // namespace trainer
