@@ -55,7 +55,7 @@ class FSDP : public Distributed, private Sharding {
               "Ranks as a grid: {replicate: R, shard: S} gives each line of S ranks the whole "
               "module in slices, R times; unset: what `mode` says."),
           field<&Init::units>(
-              "Names of the modules that are gathered as a whole, with * for one part of a name: "
+              "Names of the modules that are gathered as a whole, with * for any text: "
               "[blocks.*]; empty: each child of a ModuleList or Sequential."),
           field<&Init::min_unit_numel>(
               "Instead of names: the smallest modules that have as many elements are units.",

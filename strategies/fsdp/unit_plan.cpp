@@ -54,14 +54,8 @@ std::vector<UnitPlan> chosen_units(const torch::nn::Module& module, const Choice
   return units;
 }
 
-/// `*` stands for one part of a dotted name.
 bool fits(const std::string& pattern, const std::string& name) {
-  const auto as_path = [](std::string text) {
-    std::replace(text.begin(), text.end(), '.', '/');
-    return text;
-  };
-  return ::fnmatch(as_path(pattern).c_str(), as_path(name).c_str(), FNM_PATHNAME | FNM_NOESCAPE) ==
-         0;
+  return ::fnmatch(pattern.c_str(), name.c_str(), FNM_NOESCAPE) == 0;
 }
 
 int64_t numel_of(const Parameters& parameters) {

@@ -23,7 +23,7 @@ struct UnitPlan {
 std::vector<UnitPlan> default_units(const torch::nn::Module& module);
 
 /// Each module whose dotted name fits one of `patterns` is a unit, the outermost ones count; `*` in
-/// a pattern stands for any text without a dot. Throws ConfigError for a pattern that no module
+/// a pattern stands for any text. Throws ConfigError for a pattern that no module
 /// with parameters fits.
 std::vector<UnitPlan> units_by_name(const torch::nn::Module& module,
                                     const std::vector<std::string>& patterns);

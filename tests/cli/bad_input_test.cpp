@@ -119,10 +119,10 @@ TEST_F(CliTest, EveryConfigThatCannotBeReadIsTold) {
 TEST_F(CliTest, SubcommandIsUnknown) {
   expect_error(trainer({"ft"}), 2,
                "command line: there is no subcommand 'ft'. Did you mean 'fit'? There are: fit, "
-               "validate, test, predict, list, schema.");
+               "validate, test, predict, list, schema, describe-sharding, checkpoint, launch.");
   expect_error(trainer({"ft", "--config", "base.yaml"}), 2,
                "command line: there is no subcommand 'ft'. Did you mean 'fit'? There are: fit, "
-               "validate, test, predict, list, schema.");
+               "validate, test, predict, list, schema, describe-sharding, checkpoint, launch.");
 }
 
 TEST_F(CliTest, BatchSizeIsZero) {

@@ -5,10 +5,9 @@
 
 namespace trainer {
 
-/// Runs one command (fit, validate, test, predict, list, schema, checkpoint,
-/// describe-sharding) and returns the
-/// process's exit code (trainer/core/error.h). Never throws: every error is printed with what
-/// happened, where, and how to fix it.
+/// Runs one command (fit, validate, test, predict, list, schema, describe-sharding, checkpoint,
+/// launch) and returns the process's exit code (trainer/core/error.h). Never throws: every error is
+/// printed with what happened, where, and how to fix it.
 int cli(int argc, char** argv);
 
 }  // namespace trainer

@@ -51,7 +51,7 @@ TEST(UnitPlan, ChildrenOfListsAreUnitsAndTheRestIsTheRoot) {
             "blocks.1: blocks.1.0.weight blocks.1.0.bias blocks.1.2.weight blocks.1.2.bias\n");
 }
 
-TEST(UnitPlan, APatternsStarIsOnePartOfAName) {
+TEST(UnitPlan, TheOutermostModulesThatFitAPatternAreUnits) {
   EXPECT_EQ(shown(units_by_name(*Net(), {"blocks.*.0"})),
             "root*: scale tied blocks.0.2.weight blocks.0.2.bias blocks.1.2.weight "
             "blocks.1.2.bias head.weight head.bias\n"
