@@ -38,31 +38,40 @@ class Block(nn.Module):
         return x + self.out(F.gelu(self.fc(self.ln2(x)), approximate="tanh"))
 
 
-class GPT(lightning.LightningModule):
+class Model(nn.Module):
     def __init__(self, options):
         super().__init__()
-        self.steps, self.is_sharded = options.steps, options.fsdp
         self.wte, self.wpe = nn.Embedding(VOCAB, options.dim), nn.Embedding(options.block, options.dim)
         self.blocks = nn.ModuleList(Block(options.dim, options.heads) for _ in range(options.layers))
         self.ln_f = nn.LayerNorm(options.dim)
         self.lm_head = nn.Linear(options.dim, VOCAB, bias=False)
 
+    def forward(self, tokens):
+        x = self.wte(tokens) + self.wpe(torch.arange(tokens.size(1)))
+        for block in self.blocks:
+            x = block(x)
+        return self.lm_head(self.ln_f(x))
+
+
+class GPT(lightning.LightningModule):
+    def __init__(self, options):
+        super().__init__()
+        self.steps, self.is_sharded = options.steps, options.fsdp
+        self.model = Model(options)
+
     def configure_model(self):
         if self.is_sharded:
             from torch.distributed.fsdp import fully_shard
             mesh = self.device_mesh["data_parallel"]
-            for block in self.blocks:
+            for block in self.model.blocks:
                 fully_shard(block, mesh=mesh)
-            fully_shard(self, mesh=mesh)
+            fully_shard(self.model, mesh=mesh)
 
     def training_step(self, batch, batch_idx):
         if batch_idx == self.steps // 5:
             self.begin = time.perf_counter()
         tokens, targets = batch
-        x = self.wte(tokens) + self.wpe(torch.arange(tokens.size(1)))
-        for block in self.blocks:
-            x = block(x)
-        loss = F.cross_entropy(self.lm_head(self.ln_f(x)).flatten(0, 1), targets.flatten())
+        loss = F.cross_entropy(self.model(tokens).flatten(0, 1), targets.flatten())
         self.log("train_loss", loss)
         return loss
 
