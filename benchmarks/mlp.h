@@ -7,10 +7,10 @@
 #include <ctime>
 
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
 
+#include <tests/support/memory.h>
 #include <trainer/api.h>
 
 namespace benchmark {
@@ -30,16 +30,6 @@ inline void print(const char* name, double value) { std::printf("%s=%.6g\n", nam
 inline void print_start_time() {
   if (const char* start = std::getenv("BENCHMARK_START")) {
     print("start_s", seconds(CLOCK_REALTIME) - std::atof(start));
-  }
-}
-
-/// Memory that this process holds.
-inline void print_resident_memory() {
-  std::ifstream status("/proc/self/status");
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("VmRSS:")) {
-      print("rss_mb", std::atof(line.c_str() + 6) / 1024);
-    }
   }
 }
 
@@ -92,7 +82,7 @@ class MLP : public trainer::Module {
   torch::Tensor training_step(const trainer::Batch& batch, int64_t batch_idx) override {
     if (batch_idx == 0) {
       print_start_time();
-      print_resident_memory();
+      print("rss_mb", static_cast<double>(trainer::test::resident_bytes()) / (1 << 20));
     }
     clock_.tick(batch_idx);
     const auto [x, y] = batch.unpack<2>();

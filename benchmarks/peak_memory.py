@@ -3,8 +3,8 @@
 
 peak_memory.py COMMAND...
 
-Memory that processes share counts in equal parts for each (Pss), and files, as the programs themselves, do not. The mean over the processes that print a base, as
-peak_mb=VALUE, and the largest one as largest_mb=VALUE.
+Memory that processes share counts in equal parts for each (Pss), and files, as the programs themselves, do not. Prints
+the mean over the processes that print a base as peak_mb=VALUE, and the largest one as largest_mb=VALUE.
 """
 
 import glob
@@ -51,4 +51,5 @@ def main():
     print(f"largest_mb={max(ranks) - base:.6g}")
 
 
-main()
+if __name__ == "__main__":
+    main()

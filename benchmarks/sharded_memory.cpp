@@ -1,13 +1,12 @@
 // Memory of a rank that trains 100 MB of parameters in 8 blocks with AdamW, for
 // benchmarks/peak_memory.py to look at from outside.
 //
-//   mpirun -n N sharded_memory STRATEGY         a strategy in YAML: ddp, fsdp, {class_path: fsdp,
-//   ...}
+//   mpirun -n N sharded_memory STRATEGY         a strategy in YAML: ddp, fsdp,
+//                                               {class_path: fsdp, init_args: ...}
 //
 // Each rank prints base_mb, what it holds before it builds the blocks.
 
-#include <fstream>
-
+#include <tests/support/memory.h>
 #include <trainer/builtins.h>
 #include <trainer/core/yaml.h>
 #include <trainer/world.h>
@@ -18,25 +17,14 @@ namespace {
 
 constexpr int64_t kDim = 1024, kHidden = 1536, kBlocks = 8, kSteps = 6;
 
-/// Without files; of what is shared with other processes, this one's part.
-double proportional_mb() {
-  std::ifstream status("/proc/self/smaps_rollup");
-  double kb = 0;
-  for (std::string line; std::getline(status, line);) {
-    if (line.starts_with("Pss_Anon:") || line.starts_with("Pss_Shmem:")) {
-      kb += std::atof(line.c_str() + line.find(':') + 1);
-    }
-  }
-  return kb / 1024;
-}
-
 class Blocks : public trainer::Module {
  public:
   void configure_model() override {
     if (!blocks_->is_empty()) {
       return;
     }
-    benchmark::print("base_mb", proportional_mb());
+    benchmark::print("base_mb",
+                     static_cast<double>(trainer::test::proportional_bytes()) / (1 << 20));
     register_module("blocks", blocks_);
     for (int64_t i = 0; i < kBlocks; ++i) {
       blocks_->push_back(torch::nn::Sequential(torch::nn::Linear(kDim, kHidden), torch::nn::GELU(),

@@ -5,25 +5,21 @@ torch_memory.py ddp|fsdp --ranks N        each rank prints base_mb
 
 import argparse
 import os
-import re
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
+from peak_memory import proportional_mb
+
 DIM, HIDDEN, BLOCKS, STEPS = 1024, 1536, 8, 6
-
-
-def proportional_mb():
-    with open("/proc/self/smaps_rollup", encoding="ascii") as file:
-        return sum(int(kb) for kb in re.findall(r"^Pss_(?:Anon|Shmem):\s+(\d+) kB", file.read(), re.MULTILINE)) / 1024
 
 
 def train(rank, mode, ranks):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ.get("MASTER_PORT", "29511")}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    print(f"base_mb={proportional_mb()}", flush=True)
+    print(f"base_mb={proportional_mb("self")}", flush=True)
     model = nn.Sequential(*[
         nn.Sequential(nn.Linear(DIM, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, DIM)) for _ in range(BLOCKS)])
     if mode == "fsdp":

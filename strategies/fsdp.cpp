@@ -1,5 +1,7 @@
 #include <strategies/fsdp.h>
 
+#include <algorithm>
+
 #include <fmt/format.h>
 #include <torch/optim/adagrad.h>
 #include <torch/optim/lbfgs.h>
@@ -46,6 +48,25 @@ std::optional<torch::ScalarType> dtype_of(const std::optional<std::string>& name
   return *name == "bf16" ? torch::kBFloat16 : *name == "fp16" ? torch::kFloat16 : torch::kFloat32;
 }
 
+void materialize_on(torch::Tensor tensor, torch::Device device) {
+  DeferredConstruction::materialize(tensor);
+  tensor.set_data(tensor.to(device));
+}
+
+DeviceMesh::Axes axes_of(const std::map<std::string, int64_t>& mesh) {
+  DeviceMesh::Axes axes = {{"replicate", 1}, {"shard", 1}};
+  for (const auto& [name, size] : mesh) {
+    const auto axis = std::find_if(axes.begin(), axes.end(),
+                                   [&](const auto& known) { return known.first == name; });
+    if (axis == axes.end()) {
+      throw ConfigError(
+          fmt::format("FSDP: the mesh has an axis '{}'. Its axes are replicate and shard.", name));
+    }
+    axis->second = static_cast<int>(size);
+  }
+  return axes;
+}
+
 }  // namespace
 
 FSDP::FSDP(Init init) : init_(std::move(init)) {
@@ -62,30 +83,12 @@ FSDP::FSDP(Init init) : init_(std::move(init)) {
 FSDP::~FSDP() = default;
 
 DeviceMesh::Axes FSDP::axes(int num_ranks, int num_nodes) const {
-  int replicas = 1;
   if (init_.mesh) {
-    for (const auto& [name, size] : *init_.mesh) {
-      if ((name != "replicate" && name != "shard") || size < 1) {
-        throw ConfigError(fmt::format(
-            "FSDP: the mesh has an axis '{}' of {} ranks. Its axes are replicate and shard, of 1 "
-            "rank or more.",
-            name, size));
-      }
-    }
-    const auto size_of = [&](const char* name) {
-      const auto found = init_.mesh->find(name);
-      return found != init_.mesh->end() ? static_cast<int>(found->second) : 1;
-    };
-    if (size_of("replicate") * size_of("shard") != num_ranks) {
-      throw ConfigError(
-          fmt::format("FSDP: a mesh of {{replicate: {}, shard: {}}} has {} ranks, but there are "
-                      "{}. Choose sizes "
-                      "whose product is the number of ranks.",
-                      size_of("replicate"), size_of("shard"),
-                      size_of("replicate") * size_of("shard"), num_ranks));
-    }
-    return {{"replicate", size_of("replicate")}, {"shard", size_of("shard")}};
+    auto mesh = axes_of(*init_.mesh);
+    DeviceMesh::check(mesh, num_ranks);
+    return mesh;
   }
+  int replicas = 1;
   if (init_.mode == "no_shard") {
     replicas = num_ranks;
   } else if (init_.mode == "hybrid_shard") {
@@ -158,11 +161,10 @@ void FSDP::check_nodes(int ranks_of_a_node) const {
   const auto wrong = std::find(all.begin(), all.end(), "no") - all.begin();
   if (wrong < static_cast<int64_t>(all.size())) {
     const auto first = wrong / ranks_of_a_node * ranks_of_a_node;
-    throw ConfigError(
-        fmt::format("FSDP: mode hybrid_shard shards within a node, but ranks {} to {} are not on "
-                    "one. Start the "
-                    "ranks node by node, as many on each, or set `mesh`.",
-                    first, first + ranks_of_a_node - 1));
+    throw ConfigError(fmt::format(
+        "FSDP: mode hybrid_shard shards within a node, but ranks {} to {} are not on one. Start "
+        "the ranks node by node, as many on each, or set `mesh`.",
+        first, first + ranks_of_a_node - 1));
   }
 }
 
@@ -179,8 +181,7 @@ void FSDP::shard(torch::nn::Module& module) {
 
 /// A parameter whose construction was deferred.
 void FSDP::make(torch::Tensor parameter) {
-  DeferredConstruction::materialize(parameter);
-  parameter.set_data(parameter.to(device()));
+  materialize_on(parameter, device());
   broadcast(parameter);
 }
 
@@ -190,9 +191,8 @@ void FSDP::place(torch::nn::Module& module) {
     Distributed::place(module);
     return;
   }
-  for (auto& buffer : module.buffers()) {
-    DeferredConstruction::materialize(buffer);
-    buffer.set_data(buffer.to(device()));
+  for (const auto& buffer : module.buffers()) {
+    materialize_on(buffer, device());
   }
 }
 

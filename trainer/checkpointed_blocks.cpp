@@ -7,6 +7,7 @@
 
 #include <trainer/activation_checkpointing.h>
 #include <trainer/core/error.h>
+#include <trainer/core/glob.h>
 #include <trainer/core/log.h>
 
 namespace trainer {
@@ -26,26 +27,6 @@ std::string list_of(std::vector<std::string> names) {
 
 }  // namespace
 
-bool matches(std::string_view pattern, std::string_view name) {
-  size_t p = 0, n = 0;
-  size_t star = std::string_view::npos, after_star = 0;  // the last one, and what it may yet take
-  while (n < name.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++;
-      after_star = n;
-    } else if (p < pattern.size() && pattern[p] == name[n]) {
-      ++p;
-      ++n;
-    } else if (star != std::string_view::npos) {
-      p = star + 1;
-      n = ++after_star;
-    } else {
-      return false;
-    }
-  }
-  return pattern.find_first_not_of('*', p) == std::string_view::npos;
-}
-
 CheckpointedBlocks::CheckpointedBlocks(const ActivationCheckpointing& choice,
                                        const torch::nn::Module& module)
     : choice_(choice), outer_(in_force) {
@@ -57,7 +38,7 @@ CheckpointedBlocks::CheckpointedBlocks(const ActivationCheckpointing& choice,
   for (const auto& pattern : choice_.patterns) {
     bool is_used = false;
     for (auto& [block, entry] : blocks_) {
-      if (matches(pattern, entry.name)) {
+      if (matches_glob(pattern, entry.name)) {
         is_used = entry.is_chosen = true;
       }
     }
@@ -104,7 +85,7 @@ void CheckpointedBlocks::tell_of_unused() {
         "x = block->forward(x).");
   }
   for (const auto& pattern : choice_.patterns) {
-    const auto is_match = [&](const auto& name) { return matches(pattern, name); };
+    const auto is_match = [&](const auto& name) { return matches_glob(pattern, name); };
     if (std::none_of(names.begin(), names.end(), is_match)) {
       log::warning(fmt::format(
           "trainer.activation_checkpointing: '{}' has no effect, since no module of that name is "

@@ -42,7 +42,4 @@ class CheckpointedBlocks {
   CheckpointedBlocks* const outer_;
 };
 
-/// Whether `name` is `pattern`, in which * stands for any text.
-bool matches(std::string_view pattern, std::string_view name);
-
 }  // namespace trainer

@@ -19,17 +19,23 @@ std::string describe(const DeviceMesh::Axes& axes) {
 
 }  // namespace
 
-DeviceMesh::DeviceMesh(Communicator& all, Axes axes) : axes_(std::move(axes)) {
+void DeviceMesh::check(const Axes& axes, int num_ranks) {
   int64_t product = 1;
-  for (const auto& [name, size] : axes_) {
+  bool is_empty = false;
+  for (const auto& [name, size] : axes) {
+    is_empty |= size < 1;
     product *= size;
   }
-  if (product != all.size()) {
-    throw ConfigError(fmt::format(
-        "a mesh of {} has {} ranks, but there are {}. Choose sizes whose product is the number of "
-        "ranks.",
-        describe(axes_), product, all.size()));
+  if (is_empty || product != num_ranks) {
+    throw ConfigError(
+        fmt::format("a mesh of {} does not hold the {} ranks that there are. Choose sizes of 1 or "
+                    "more whose product is their number.",
+                    describe(axes), num_ranks));
   }
+}
+
+DeviceMesh::DeviceMesh(Communicator& all, Axes axes) : axes_(std::move(axes)) {
+  check(axes_, all.size());
   int stride = all.size();
   for (const auto& [name, size] : axes_) {
     stride /= size;

@@ -15,7 +15,10 @@ class DeviceMesh {
  public:
   using Axes = std::vector<std::pair<std::string, int>>;
 
-  /// Throws ConfigError where the axes do not multiply to the communicator's size. Collective: yes.
+  /// Throws ConfigError where an axis has no ranks, or they do not multiply to `num_ranks`.
+  static void check(const Axes& axes, int num_ranks);
+
+  /// Throws as check(). Collective: yes.
   DeviceMesh(Communicator& all, Axes axes);
 
   /// Of the ranks that differ from this one along this axis only, in their order. Throws UsageError

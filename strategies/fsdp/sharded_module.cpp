@@ -140,11 +140,10 @@ void ShardedModule::prefetch_after(ShardedUnit& unit) {
   if (last_used_ != nullptr && last_used_ != &unit) {
     about_[last_used_].*next = &unit;
   }
-  std::vector<const ShardedUnit*> wanted;
-  ShardedUnit* ahead = &unit;
-  for (int64_t i = 0; i < options_.prefetch; ++i) {
-    ahead = about_[ahead].*next;
-    if (ahead == nullptr || ahead == &unit) {
+  std::vector<ShardedUnit*> wanted;
+  for (auto* ahead = about_[&unit].*next; ahead != nullptr && ahead != &unit;
+       ahead = about_[ahead].*next) {
+    if (static_cast<int64_t>(wanted.size()) == options_.prefetch) {
       break;
     }
     wanted.push_back(ahead);
@@ -155,9 +154,7 @@ void ShardedModule::prefetch_after(ShardedUnit& unit) {
       other->release();
     }
   }
-  ahead = &unit;
-  for (size_t i = 0; i < wanted.size(); ++i) {
-    ahead = about_[ahead].*next;
+  for (auto* const ahead : wanted) {
     ahead->start_gather();
   }
 }
@@ -184,7 +181,7 @@ void ShardedModule::on_gradient(size_t unit, size_t index) {
         units_[unit]->parameters()[index].first));
   }
   auto& of_it = *units_[unit];
-  of_it.check_places();
+  of_it.check_place(index);
   if (reduces_ && !of_it.gradients().has_sum()) {
     make_room();
   }
@@ -208,19 +205,20 @@ void ShardedModule::make_room() {
   if (num_sums < 2 || under_way_ == nullptr || !waits_for_room_) {
     return;
   }
-  const bool is_safe = std::all_of(units_.begin(), units_.end(),
-                                   [](const auto& unit) { return unit->shares_memory(); });
+  const bool gathers = std::any_of(units_.begin(), units_.end(),
+                                   [](const auto& unit) { return !unit->shares_memory(); });
   constexpr auto kPatience = std::chrono::milliseconds(250);
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
-  while (!is_safe && waits_for_room_ && !under_way_->gradients().reduction_is_done()) {
+  while (gathers && !under_way_->gradients().reduction_is_done()) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      waits_for_room_ = false;
+      return;
+    }
     gathers_->poll();
     std::this_thread::sleep_for(std::chrono::microseconds(20));
-    waits_for_room_ = std::chrono::steady_clock::now() < deadline;
   }
-  if (waits_for_room_) {
-    finish_reduction();
-    start_ready_reductions();
-  }
+  finish_reduction();
+  start_ready_reductions();
 }
 
 /// From the last unit to the first, on every rank alike.

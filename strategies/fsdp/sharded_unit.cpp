@@ -63,14 +63,19 @@ ShardedUnit::ShardedUnit(Init init)
   drop_contents(freed_message_);
 }
 
+void ShardedUnit::check_place(size_t index) const {
+  const auto& [name, tensor] = parameters_[index];
+  if (GuardedStorage::of(tensor) != this) {
+    throw UsageError(fmt::format(
+        "FSDP: parameter '{}' has left its unit '{}': module.to() or set_data() gave it other "
+        "memory after it was sharded. Convert the module before fit, or by trainer.precision.",
+        name, name_));
+  }
+}
+
 void ShardedUnit::check_places() const {
-  for (const auto& [name, tensor] : parameters_) {
-    if (GuardedStorage::of(tensor) != this) {
-      throw UsageError(fmt::format(
-          "FSDP: parameter '{}' has left its unit '{}': module.to() or set_data() gave it other "
-          "memory after it was sharded. Convert the module before fit, or by trainer.precision.",
-          name, name_));
-    }
+  for (size_t i = 0; i < parameters_.size(); ++i) {
+    check_place(i);
   }
 }
 

@@ -58,6 +58,7 @@ class ShardedUnit : public GuardedStorage {
   bool shares_memory() const { return shared_.defined(); }
 
   /// Throws UsageError where a parameter has left the unit.
+  void check_place(size_t index) const;
   void check_places() const;
   bool is_gathered() const { return has_contents(); }
   bool is_under_way() const { return buffer_.defined() && !has_contents(); }

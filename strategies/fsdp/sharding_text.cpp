@@ -64,15 +64,14 @@ std::string describe_sharding(const std::vector<UnitPlan>& plan, int replicas, i
   std::string text = fmt::format("{:<{}}  {:>7}  {:>12}  {:>10}  {:>13}\n", "unit", width,
                                  "tensors", "elements", "slice, MiB", "gathered, MiB");
   Row sum{.name = "sum"};
-  double root = 0, all_gathered = 0, all_reduced = 0;
+  double root = 0;
   std::vector<double> gathered, reduced;
   for (const auto& row : rows) {
     sum.num_tensors += row.num_tensors;
     sum.numel += row.numel;
     sum.slice += row.slice;
     sum.gathered += row.gathered;
-    all_gathered += row.gathered;
-    all_reduced += row.reduced;
+    sum.reduced += row.reduced;
     reduced.push_back(row.reduced);
     if (row.is_root) {
       root += row.gathered;
@@ -86,8 +85,8 @@ std::string describe_sharding(const std::vector<UnitPlan>& plan, int replicas, i
                         row.num_tensors, row.numel, row.slice, row.gathered);
   }
   const double at_once =
-      options.frees_in_forward ? root + largest(gathered, 1 + options.prefetch) : all_gathered;
-  const double travelling = options.reduces_each_pass ? largest(reduced, 2) : all_reduced;
+      options.frees_in_forward ? root + largest(gathered, 1 + options.prefetch) : sum.gathered;
+  const double travelling = options.reduces_each_pass ? largest(reduced, 2) : sum.reduced;
   const double total = 4 * sum.slice + at_once + travelling;
   text += fmt::format(
       "\n{} ranks: {} slices, each {} times. A rank needs about {:.1f} MiB:\n"

@@ -1,6 +1,8 @@
 #include <strategies/fsdp/unit_gradients.h>
 
 #include <algorithm>
+#include <cstddef>
+#include <cstring>
 
 #include <torch/utils.h>
 
@@ -8,10 +10,10 @@
 
 namespace trainer {
 
-UnitGradients::UnitGradients(const UnitLayout& layout, Parameters parameters,
+UnitGradients::UnitGradients(const UnitLayout& layout, const Parameters& parameters,
                              torch::TensorOptions kept, ReductionWays ways)
     : layout_(layout),
-      parameters_(std::move(parameters)),
+      parameters_(parameters),
       kept_(kept),
       ways_(ways),
       states_(parameters_.size()) {}
@@ -40,17 +42,25 @@ void UnitGradients::add(size_t index) {
   auto& state = states_[index];
   auto& gradient = parameter.mutable_grad();
   check_dense("FSDP", name, gradient);
-  if (!sum_.defined()) {
-    sum_ = ways_.buffers.take(layout_.numel(), ways_.dtype);
-  }
-  const auto place = layout_.parameter_in(sum_, index);
+  take_sum();
   if (std::exchange(state.is_in_sum, true)) {
-    place.add_(gradient);
+    layout_.parameter_in(sum_, index).add_(gradient);
+  } else if (gradient.is_cpu() && gradient.is_contiguous() &&
+             gradient.scalar_type() == ways_.dtype) {  // without the operators' price
+    auto* const whole = static_cast<std::byte*>(sum_.mutable_data_ptr());
+    std::memcpy(whole + layout_.begin(index) * gradient.element_size(), gradient.const_data_ptr(),
+                gradient.nbytes());
   } else {
-    place.copy_(gradient);
+    layout_.parameter_in(sum_, index).copy_(gradient);
   }
   num_missing_ -= std::exchange(state.arrived, true) ? 0 : 1;
   gradient.reset();
+}
+
+void UnitGradients::take_sum() {
+  if (!sum_.defined()) {
+    sum_ = ways_.buffers.take(layout_.numel(), ways_.dtype);
+  }
 }
 
 /// Whether a reduction can write to the mean.
@@ -60,9 +70,7 @@ bool UnitGradients::can_receive() const {
 
 void UnitGradients::start_reduction() {
   const torch::NoGradGuard no_grad;
-  if (!sum_.defined()) {
-    sum_ = ways_.buffers.take(layout_.numel(), ways_.dtype);
-  }
+  take_sum();
   for (size_t i = 0; i < states_.size(); ++i) {
     if (!states_[i].is_in_sum) {
       layout_.parameter_in(sum_, i).zero_();
@@ -86,8 +94,7 @@ void UnitGradients::start_reduction() {
     }
     reduced_ = ways_.buffers.take(layout_.shard_numel(), ways_.dtype);
   }
-  work_ = ways_.shard.reduce_scatter_async(reduced_.defined() ? reduced_ : mean_, sum_,
-                                           ReduceOp::kMean);
+  work_ = ways_.shard.reduce_scatter_async(received(), sum_, ReduceOp::kMean);
 }
 
 bool UnitGradients::reduction_is_done() {
@@ -101,8 +108,7 @@ bool UnitGradients::reduction_is_done() {
 /// Once the slice is that of this rank's line.
 void UnitGradients::go_on_to_replicas() {
   if (ways_.replicas != nullptr && !std::exchange(is_at_replicas_, true)) {
-    work_ =
-        ways_.replicas->all_reduce_async(reduced_.defined() ? reduced_ : mean_, ReduceOp::kMean);
+    work_ = ways_.replicas->all_reduce_async(received(), ReduceOp::kMean);
   }
 }
 

@@ -28,7 +28,7 @@ class UnitGradients {
   using Parameters = std::vector<std::pair<std::string, torch::Tensor>>;  // with their names
 
   /// The mean is kept in dtype and device of `kept`. References must outlive it.
-  UnitGradients(const UnitLayout& layout, Parameters parameters, torch::TensorOptions kept,
+  UnitGradients(const UnitLayout& layout, const Parameters& parameters, torch::TensorOptions kept,
                 ReductionWays ways);
 
   /// A backward pass begins.
@@ -68,11 +68,13 @@ class UnitGradients {
     bool arrived = false;    // in this pass
   };
 
+  void take_sum();
   bool can_receive() const;
+  torch::Tensor received() const { return reduced_.defined() ? reduced_ : mean_; }
   void go_on_to_replicas();
 
   const UnitLayout& layout_;
-  const Parameters parameters_;
+  const Parameters& parameters_;
   const torch::TensorOptions kept_;
   const ReductionWays ways_;
   std::vector<State> states_;

@@ -1,7 +1,5 @@
 #include <strategies/fsdp/unit_plan.h>
 
-#include <fnmatch.h>
-
 #include <algorithm>
 #include <functional>
 #include <unordered_set>
@@ -12,6 +10,7 @@
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/glob.h>
 
 namespace trainer {
 namespace {
@@ -52,10 +51,6 @@ std::vector<UnitPlan> chosen_units(const torch::nn::Module& module, const Choice
   choose(module, "", is_unit, units, root);
   units.insert(units.begin(), std::move(root));
   return units;
-}
-
-bool fits(const std::string& pattern, const std::string& name) {
-  return ::fnmatch(pattern.c_str(), name.c_str(), FNM_NOESCAPE) == 0;
 }
 
 int64_t numel_of(const Parameters& parameters) {
@@ -102,7 +97,7 @@ std::vector<UnitPlan> units_by_name(const torch::nn::Module& module,
                                         const torch::nn::Module&) {
     bool is_unit = false;
     for (const auto& pattern : patterns) {
-      if (fits(pattern, name) && !child.parameters().empty()) {
+      if (matches_glob(pattern, name) && !child.parameters().empty()) {
         used.insert(pattern);
         is_unit = true;
       }

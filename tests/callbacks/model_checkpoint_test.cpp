@@ -1,9 +1,6 @@
 #include <callbacks/model_checkpoint.h>
 
-#include <sys/resource.h>
-
 #include <cmath>
-#include <csignal>
 #include <set>
 
 #include <gtest/gtest.h>
@@ -12,6 +9,7 @@
 #include <trainer/core/error.h>
 
 #include <tests/callbacks/callback_fixture.h>
+#include <tests/support/file_size_limit.h>
 #include <tests/support/temp_dir.h>
 
 namespace trainer::test {
@@ -240,20 +238,18 @@ class FillDisk : public Callback {
  public:
   void on_train_epoch_start(Trainer& trainer, Module&) override {
     if (trainer.progress().current_epoch == 1) {
-      const rlimit limit{4096, RLIM_INFINITY};
-      ::setrlimit(RLIMIT_FSIZE, &limit);
+      full_.emplace(4096);
     }
   }
+
+ private:
+  std::optional<FileSizeLimit> full_;
 };
 
 TEST_F(ModelCheckpointTest, LosesNothingWhenItCannotWrite) {
-  rlimit before{};
-  ::getrlimit(RLIMIT_FSIZE, &before);
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
   more_callbacks = {use<FillDisk>()};
   const std::string message = thrown<IoError>([&] { fit({}, {}, 2); });
-  ::setrlimit(RLIMIT_FSIZE, &before);
-  std::signal(SIGXFSZ, handler);
+  trainer.reset();  // and with it the limit
   EXPECT_NE(message.find("runs/version_0/checkpoints/epoch=1-step=4.ckpt"), std::string::npos);
   EXPECT_NE(message.find("cannot write: File too large."), std::string::npos) << message;
   EXPECT_EQ(saved(), (Names{"epoch=0-step=2.ckpt"}));

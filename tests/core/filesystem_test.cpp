@@ -1,44 +1,21 @@
 #include <trainer/core/filesystem.h>
 
-#include <sys/resource.h>
-
-#include <csignal>
-
 #include <gtest/gtest.h>
 
 #include <trainer/core/error.h>
 
+#include <tests/support/file_size_limit.h>
 #include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
 
 namespace trainer::fs {
 namespace {
 
+using test::FileSizeLimit;
 using test::read_file;
 using test::TempDir;
 using test::thrown;
 using test::write_file;
-
-/// No file may grow beyond `bytes` in the scope: writing fails as it does on a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-    handler_ = std::signal(SIGXFSZ, SIG_IGN);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int) = nullptr;
-};
 
 TEST(ReadText, ReturnsTheBytesOfTheFile) {
   const TempDir dir;

@@ -1,16 +1,16 @@
 #include <algorithm>
-#include <csignal>
 #include <filesystem>
 #include <limits>
 #include <string>
-#include <sys/resource.h>
-#include <tests/loggers/logger_fixture.h>
 #include <vector>
 
 #include <gtest/gtest.h>
 
 #include <loggers/csv_logger.h>
 #include <trainer/core/error.h>
+
+#include <tests/loggers/logger_fixture.h>
+#include <tests/support/file_size_limit.h>
 
 namespace trainer::test {
 namespace {
@@ -201,21 +201,16 @@ TEST_F(CSVLoggerTest, FullDiskLosesAndRepeatsNothing) {
   logger.save();
   const auto size = std::filesystem::file_size(path_);
 
-  rlimit unlimited{};
-  ::getrlimit(RLIMIT_FSIZE, &unlimited);
-  const rlimit full = {size + 100, unlimited.rlim_max};
-  const auto handler = std::signal(SIGXFSZ, SIG_IGN);
-  ::setrlimit(RLIMIT_FSIZE, &full);
-  log_rows(logger, rows, 990, rows.size());
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    EXPECT_EQ(thrown<IoError>([&] { logger.save(); }),
-              path_.string() + ": cannot write: File too large.");
-    EXPECT_EQ(std::filesystem::file_size(path_), size);
+  {
+    const FileSizeLimit full(size + 100);
+    log_rows(logger, rows, 990, rows.size());
+    for (int attempt = 0; attempt < 2; ++attempt) {
+      EXPECT_EQ(thrown<IoError>([&] { logger.save(); }),
+                path_.string() + ": cannot write: File too large.");
+      EXPECT_EQ(std::filesystem::file_size(path_), size);
+    }
+    EXPECT_THROW(logger.log_metrics({{"late column", 1}}, 0), IoError);
   }
-  EXPECT_THROW(logger.log_metrics({{"late column", 1}}, 0), IoError);
-  ::setrlimit(RLIMIT_FSIZE, &unlimited);
-  std::signal(SIGXFSZ, handler);
-
   logger.finalize("failed");
   EXPECT_EQ(read_file(path_), expected);
 }

@@ -291,12 +291,12 @@ TEST_F(CommunicatorTest, WorkMayOutliveItsCommunicator) {
 TEST_F(CommunicatorTest, FinishedWorkThatIsKeptHoldsNoMemory) {
   auto tensor = torch::ones({1'000'000});
   std::vector<Work> works;
-  const int64_t before = test::memory_bytes("VmRSS");
+  const int64_t before = test::resident_bytes();
   for (int i = 0; i < 30; ++i) {
     works.push_back(comm().all_reduce_async(tensor, ReduceOp::kMax));
     works.back().wait();
   }
-  EXPECT_LT(test::memory_bytes("VmRSS") - before, int64_t{60} << 20);
+  EXPECT_LT(test::resident_bytes() - before, int64_t{60} << 20);
 }
 
 /// More than a rank can be ahead of the others, the middle ones on the same memory.

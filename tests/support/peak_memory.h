@@ -1,27 +1,30 @@
 #pragma once
-// The most memory that this process held while the object lived, looked at every millisecond.
+// The most memory that this process held while an object lived.
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <fstream>
-#include <string>
 #include <thread>
+
+#include <tests/support/memory.h>
 
 namespace trainer::test {
 
-/// Without files; of memory that processes share, this one's part.
-inline int64_t proportional_bytes() {
-  std::ifstream rollup("/proc/self/smaps_rollup");
-  int64_t kb = 0;
-  for (std::string line; std::getline(rollup, line);) {
-    if (line.starts_with("Pss_Anon:") || line.starts_with("Pss_Shmem:")) {
-      kb += std::stoll(line.substr(line.find(':') + 1));
-    }
+/// What was resident at the most, above what was at the beginning: as the kernel knows it.
+class ResidentGrowth {
+ public:
+  ResidentGrowth() {
+    std::ofstream("/proc/self/clear_refs") << "5";  // the high-water mark begins here
+    before_ = resident_bytes();
   }
-  return kb * 1024;
-}
+  int64_t bytes() const { return memory_bytes("status", {"VmHWM"}) - before_; }
 
+ private:
+  int64_t before_ = 0;
+};
+
+/// The peak of proportional_bytes(), looked at every millisecond.
 class PeakMemory {
  public:
   PeakMemory() = default;

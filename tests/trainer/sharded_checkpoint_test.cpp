@@ -1,17 +1,13 @@
 // Checkpoints of which every rank writes its part, under real mpirun.
 
-#include <sys/resource.h>
-
-#include <csignal>
-#include <fstream>
-
 #include <gtest/gtest.h>
 
 #include <strategies/fsdp.h>
 #include <trainer/checkpoint/checkpoint.h>
 #include <trainer/world.h>
 
-#include <tests/support/memory.h>
+#include <tests/support/file_size_limit.h>
+#include <tests/support/peak_memory.h>
 #include <tests/support/process.h>
 #include <tests/support/shared_dir.h>
 #include <tests/support/thrown.h>
@@ -301,26 +297,6 @@ TEST(ShardedCheckpoint, OfWhichAPartIsMissingOrDamagedIsRefused) {
   refused(" does not have the content");
 }
 
-/// Lets no file of this process grow beyond so many bytes, as a full disk would.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(rlim_t bytes) : handler_(std::signal(SIGXFSZ, SIG_IGN)) {
-    ::getrlimit(RLIMIT_FSIZE, &before_);
-    const rlimit limit{bytes, before_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  FileSizeLimit(const FileSizeLimit&) = delete;
-  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &before_);
-    std::signal(SIGXFSZ, handler_);
-  }
-
- private:
-  rlimit before_{};
-  void (*handler_)(int);
-};
-
 /// Saves one checkpoint, and a second over it for which one rank has no room.
 class SaveWithoutRoom : public Callback {
  public:
@@ -413,10 +389,9 @@ class MeasuresSaving : public Callback {
  public:
   explicit MeasuresSaving(fs::Path path) : path_(std::move(path)) {}
   void on_train_end(Trainer& trainer, Module&) override {
-    std::ofstream("/proc/self/clear_refs") << "5";  // the high-water mark begins here
-    const auto before = memory_bytes("VmHWM");
+    const ResidentGrowth memory;
     trainer.save_checkpoint(path_);
-    growth = memory_bytes("VmHWM") - before;
+    growth = memory.bytes();
   }
   int64_t growth = 0;
 

@@ -3,7 +3,6 @@
 
 #include <strategies/fsdp/deferred_construction.h>
 
-#include <fstream>
 #include <functional>
 
 #include <gtest/gtest.h>
@@ -15,7 +14,7 @@
 #include <trainer/world.h>
 
 #include <tests/support/communicator_fixture.h>
-#include <tests/support/memory.h>
+#include <tests/support/peak_memory.h>
 #include <tests/support/temp_dir.h>
 #include <tests/support/thrown.h>
 #include <tests/support/toy.h>
@@ -236,19 +235,6 @@ TEST_F(DeferredConstructionTest, ATensorThatWasTakenAndWrittenToLaterIsRefused) 
             std::string::npos);
 }
 
-/// Peak of what was resident since the last call, above what was then.
-class PeakMemory {
- public:
-  PeakMemory() {
-    std::ofstream("/proc/self/clear_refs") << "5";
-    before_ = test::memory_bytes("VmRSS");
-  }
-  int64_t bytes() const { return test::memory_bytes("VmHWM") - before_; }
-
- private:
-  int64_t before_;
-};
-
 TEST_F(DeferredConstructionTest, ARankNeverHoldsMuchMoreThanItsSlice) {
   constexpr int64_t kLayers = 20, kDim = 1600;
   constexpr int64_t kLayer = 4 * kDim * (kDim + 1), kWhole = kLayers * kLayer;  // 205 MB
@@ -264,12 +250,12 @@ TEST_F(DeferredConstructionTest, ARankNeverHoldsMuchMoreThanItsSlice) {
     return layers;
   };
   {
-    const PeakMemory peak;
+    const test::ResidentGrowth peak;
     const auto layers = make();
     EXPECT_GE(peak.bytes(), kWhole / 10 * 9);
   }
   comm().barrier();
-  const PeakMemory peak;
+  const test::ResidentGrowth peak;
   DeferredConstruction deferred;
   std::optional<nn::Sequential> layers;
   {

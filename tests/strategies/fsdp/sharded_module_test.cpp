@@ -378,7 +378,7 @@ TEST_P(ShardedModuleTest, UnitsOfDifferentSizesShareBuffers) {
   for (const auto& parameter : layers->parameters()) {
     whole += static_cast<int64_t>(parameter.nbytes());
   }
-  const int64_t before = test::memory_bytes("RssShmem");
+  const int64_t before = test::shared_bytes();
   ShardedModule sharded(default_units(*layers), comm(), nullptr, options());
   for (int i = 0; i < 2; ++i) {
     layers->forward(torch::ones({2, 100})).sum().backward();
@@ -386,7 +386,7 @@ TEST_P(ShardedModuleTest, UnitsOfDifferentSizesShareBuffers) {
   const int64_t largest = 4 * (900 * 800 + 900);
   const int64_t own = 2 * whole / size() + 4 * largest;  // slices and their gradients, and buffers
   if (size() == 2) {  // of more, this process sees what others have written, too
-    EXPECT_LE(test::memory_bytes("RssShmem") - before, 2 * own);
+    EXPECT_LE(test::shared_bytes() - before, 2 * own);
   }
 }
 
