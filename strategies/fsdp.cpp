@@ -55,14 +55,14 @@ void materialize_on(torch::Tensor tensor, torch::Device device) {
 
 DeviceMesh::Axes axes_of(const std::map<std::string, int64_t>& mesh) {
   DeviceMesh::Axes axes = {{"replicate", 1}, {"shard", 1}};
-  for (const auto& [name, size] : mesh) {
+  for (const auto& wanted : mesh) {
     const auto axis = std::find_if(axes.begin(), axes.end(),
-                                   [&](const auto& known) { return known.first == name; });
+                                   [&](const auto& known) { return known.first == wanted.first; });
     if (axis == axes.end()) {
-      throw ConfigError(
-          fmt::format("FSDP: the mesh has an axis '{}'. Its axes are replicate and shard.", name));
+      throw ConfigError(fmt::format(
+          "FSDP: the mesh has an axis '{}'. Its axes are replicate and shard.", wanted.first));
     }
-    axis->second = static_cast<int>(size);
+    axis->second = static_cast<int>(wanted.second);
   }
   return axes;
 }

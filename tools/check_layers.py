@@ -31,7 +31,8 @@ ALLOWED = (
     (r"strategies/", (r"trainer/core/", r"trainer/(strategy|accelerator|world|job|version)\.h", r"trainer/optim/", r"strategies/(?!cuda/)")),
     (r"loggers/", (r"trainer/core/", r"trainer/logger\.h", r"loggers/")),
     (r"callbacks/", (r"trainer/(?!cli/)", r"callbacks/")),
-    (r"(examples|benchmarks)/", (r"trainer/", r"callbacks/", r"loggers/", r"strategies/(?!cuda/)")),
+    (r"examples/", (r"trainer/", r"callbacks/", r"loggers/", r"strategies/(?!cuda/)")),
+    (r"benchmarks/", (r"trainer/", r"callbacks/", r"loggers/", r"strategies/(?!cuda/)", r"tests/support/")),
     (r"(tools|tests)/", (r"",)),
 )
 
