@@ -16,7 +16,7 @@
 namespace trainer {
 namespace {
 
-using test::memory_bytes;
+using test::shared_bytes;
 
 class RendezvousTest : public testing::Test {
  protected:
@@ -47,12 +47,12 @@ TEST_F(RendezvousTest, ATensorKeepsTheMemoryAndItsEndGivesThePagesBack) {
   ASSERT_NE(memory, nullptr);
   auto tensor = memory->empty({64, 1024, 1024}, torch::kUInt8);
   memory.reset();
-  const int64_t before = test::shared_bytes();
+  const int64_t before = shared_bytes();
   tensor.fill_(7);
   EXPECT_EQ(tensor.sum().item<int64_t>(), int64_t{7} * 64 * 1024 * 1024);
-  EXPECT_GE(test::shared_bytes() - before, 60'000 * 1024);
+  EXPECT_GE(shared_bytes() - before, 60'000 * 1024);
   tensor.reset();
-  EXPECT_LE(test::shared_bytes() - before, 4'000 * 1024);
+  EXPECT_LE(shared_bytes() - before, 4'000 * 1024);
 }
 
 TEST_F(RendezvousTest, BlocksDoNotOverlapAndAreUsedAgain) {
