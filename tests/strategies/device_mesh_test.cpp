@@ -40,7 +40,7 @@ TEST_F(DeviceMeshTest, SizesThatDoNotFitAreRefused) {
     DeviceMesh(comm(), {{"replicate", 3}, {"shard", 7}});
   });
   EXPECT_NE(
-      error.find("{replicate: 3, shard: 7} has 21 ranks, but there are " + std::to_string(size())),
+      error.find("{replicate: 3, shard: 7} does not hold the " + std::to_string(size()) + " ranks"),
       std::string::npos)
       << error;
   const DeviceMesh mesh(comm(), {{"shard", size()}});
