@@ -177,6 +177,7 @@ struct TrainerConfig {
   bool barebones = false;
   bool use_distributed_sampler = true;
   bool sync_batchnorm = false;
+  double hang_timeout_s = 300;
   std::string default_root_dir = "runs";
 
   static constexpr auto fields() {
@@ -264,6 +265,10 @@ struct TrainerConfig {
             "Let processes share the samples of a loader; false where each has data of its own."),
         field<&T::sync_batchnorm>(
             "Let batch norm layers take their statistics over the batches of all processes."),
+        field<&T::hang_timeout_s>(
+            "Seconds without a batch or a collective on any process after which several processes "
+            "are taken for hung and ended; 0 for never.",
+            at_least(0.0)),
         field<&T::default_root_dir>("Folder of the runs; each run gets version_N in it."),
     };
   }

@@ -6,12 +6,15 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <csignal>
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
+#include <optional>
 #include <string_view>
 #include <thread>
 #include <utility>
@@ -22,8 +25,11 @@
 
 #include <strategies/comm/cores.h>
 #include <strategies/comm/launcher.h>
+#include <strategies/comm/watch.h>
 #include <trainer/core/error.h>
+#include <trainer/core/flight_record.h>
 #include <trainer/core/host.h>
+#include <trainer/core/log.h>
 
 namespace trainer {
 namespace mpi {
@@ -31,8 +37,10 @@ namespace {
 
 /// What the launcher gets to read our last words: srun drops those of a process that it ends.
 constexpr auto kDelivery = std::chrono::milliseconds(100);
+/// What the end of a job may take; also where a thread that hangs holds the lock of a stream.
+constexpr unsigned kAlarmSeconds = 5;
 
-bool is_aborting = false;
+std::atomic<bool> is_aborting = false;
 int status_at_exit = 0;  // of this program
 
 /// A variable of Open MPI, nullptr where this release has none of that name.
@@ -89,7 +97,13 @@ void abort(int exit_code) {
   if (!is_initialized() || is_finalized()) {
     return;  // there are no others any more
   }
-  is_aborting = true;
+  if (is_aborting.exchange(true)) {
+    for (;;) {  // another thread ends this process
+      std::this_thread::sleep_for(kDelivery);
+    }
+  }
+  ::signal(SIGALRM, SIG_DFL);
+  ::alarm(kAlarmSeconds);
   std::fflush(nullptr);
   std::this_thread::sleep_for(kDelivery);
   leave_out_help();  // in a host program, it is not done yet
@@ -170,6 +184,7 @@ void check(int code, const std::string& what) {
 struct MPIWorld::Comm {
   MPI_Comm all = MPI_COMM_NULL;
   int failure = 0;  // exit code of mark_failed()
+  std::unique_ptr<Watch> watch = {};
 };
 
 namespace {
@@ -180,14 +195,31 @@ MPIWorld::Comm comm_of_world;  // there is one world, and its end may come after
 
 /// What the others get to end too, once this rank has failed.
 constexpr auto kGrace = std::chrono::seconds(1);
+/// What it may take rank 0 to end all.
+constexpr auto kEndOfAll = std::chrono::seconds(5);
+
+/// The end of this process is none to tell of.
+void leave_watch(const MPIWorld::Comm& comm) {
+  if (comm.watch != nullptr) {
+    comm.watch->leave();
+  }
+}
 
 /// MPI_Finalize waits for all ranks. One that has failed would wait for ever for those that wait
 /// for it in a collective: it ends them. Where all have come so far and one of them has failed, the
 /// job ends here, with its exit code and without mpirun's words about it.
 int end_together(MPI_Comm, int /*key*/, void* attribute, void*) {
-  const auto* comm = static_cast<MPIWorld::Comm*>(attribute);
+  auto* const comm = static_cast<MPIWorld::Comm*>(attribute);
   const int own = mpi::status_at_exit;
   const int code = own != 0 ? own : comm->failure;
+  if (const auto stage = flight::status().stage; comm->watch != nullptr && !stage.empty()) {
+    comm->watch->report(
+        failure_here(fmt::format("the program was ended in the middle of {}, with exit code {}. "
+                                 "Throw an exception instead of calling exit().",
+                                 stage, own),
+                     own == 0 ? static_cast<int>(ExitCode::kUserCode) : own),
+        /*is_final=*/true);
+  }
   std::fflush(nullptr);  // nothing is lost where another rank ends this one
   int worst = own;
   MPI_Request request = MPI_REQUEST_NULL;
@@ -197,11 +229,13 @@ int end_together(MPI_Comm, int /*key*/, void* attribute, void*) {
     MPI_Test(&request, &done, MPI_STATUS_IGNORE);
     if (done == 0) {
       if (code != 0 && steady_clock::now() > deadline) {
+        leave_watch(*comm);
         mpi::abort(code);
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
+  comm->watch.reset();
   if (worst != 0) {
     mpi::abort(worst);
   }
@@ -232,6 +266,7 @@ MPIWorld::MPIWorld(const Launch& launch) : comm_(&comm_of_world), launcher_(laun
   mpi::check(MPI_Comm_set_attr(MPI_COMM_SELF, key, comm_), "MPI_Comm_set_attr");
   find_nodes();
   share_cores();
+  start_watch();
 }
 
 // MPI's end frees the communicator.
@@ -291,12 +326,47 @@ void MPIWorld::share_cores() {
   }
 }
 
+void MPIWorld::start_watch() {
+  if (size_ == 1) {
+    return;
+  }
+  const bool has_launcher =
+      launcher_ != "host program" || std::getenv("OMPI_COMM_WORLD_RANK") != nullptr;
+  const WatchOptions options{.rank = rank_,
+                             .size = size_,
+                             .host = host_name(),
+                             .heartbeat_timeout = Watch::heartbeat_timeout(),
+                             .abort = mpi::abort,
+                             .launcher = has_launcher ? ::getppid() : 0};
+  std::optional<LineListener> listener;
+  try {
+    if (rank_ == 0) {
+      listener.emplace(/*is_one_node=*/num_nodes_ == 1);
+    }
+  } catch (const CommError& error) {
+    log::warning(fmt::format("{}: failures of other ranks are noticed late.", error.what()));
+  }
+  const std::string address = broadcast(listener ? listener->address() : "");
+  if (address.empty()) {
+    return;
+  }
+  try {
+    comm_->watch = listener ? std::make_unique<Watch>(options, std::move(*listener))
+                            : std::make_unique<Watch>(options, connect_line(address));
+  } catch (const CommError& error) {
+    log::warning(fmt::format("{}. The others learn late where this rank fails, and nobody notices "
+                             "where it hangs.",
+                             error.what()));
+  }
+}
+
 std::string MPIWorld::description() const {
   return fmt::format("{} on {} (Open MPI, {}), {}", counted(size_, "process", "processes"),
                      counted(num_nodes_, "node", "nodes"), launcher_, threads_);
 }
 
 std::string MPIWorld::broadcast(std::string text) {
+  const flight::Waiting waiting(flight::begin_operation("broadcast of words"));
   auto size = static_cast<int64_t>(text.size());
   mpi::check(MPI_Bcast(&size, 1, MPI_INT64_T, 0, comm_->all), "MPI_Bcast");
   text.resize(static_cast<size_t>(size));
@@ -305,6 +375,7 @@ std::string MPIWorld::broadcast(std::string text) {
 }
 
 std::vector<std::string> MPIWorld::all_gather(std::string text) {
+  const flight::Waiting waiting(flight::begin_operation("all_gather of words"));
   const auto count = static_cast<size_t>(size_);
   std::vector<int> sizes(count), begins(count);
   const int own = static_cast<int>(text.size());
@@ -322,10 +393,32 @@ std::vector<std::string> MPIWorld::all_gather(std::string text) {
   return texts;
 }
 
-void MPIWorld::barrier() { mpi::check(MPI_Barrier(comm_->all), "MPI_Barrier"); }
+void MPIWorld::barrier() {
+  const flight::Waiting waiting(flight::begin_operation("barrier"));
+  mpi::check(MPI_Barrier(comm_->all), "MPI_Barrier");
+}
 
-void MPIWorld::abort(int exit_code) { mpi::abort(exit_code); }
+void MPIWorld::abort(int exit_code) {
+  leave_watch(*comm_);
+  mpi::abort(exit_code);
+}
 
-void MPIWorld::mark_failed(int exit_code) { comm_->failure = exit_code; }
+void MPIWorld::mark_failed(const Failure& failure) {
+  comm_->failure = failure.exit_code;
+  if (comm_->watch != nullptr && !flight::status().stage.empty()) {
+    comm_->watch->report(failure, /*is_final=*/false);
+  }
+}
+
+void MPIWorld::fail(const Failure& failure) {
+  if (comm_->watch != nullptr) {
+    comm_->watch->report(failure, /*is_final=*/true);
+    std::this_thread::sleep_for(kEndOfAll);  // the watch ends this process meanwhile
+  } else {
+    log::wait_for_first_rank();
+  }
+  tell(failure);
+  abort(failure.exit_code);
+}
 
 }  // namespace trainer

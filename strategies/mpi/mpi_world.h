@@ -20,6 +20,8 @@ void initialize();
 void set_quiet_defaults();
 
 /// MPI_Abort, without Open MPI's words about it: what this process has written last stays the last.
+/// Any thread may call it, also while another one waits in MPI for ever: it needs no lock that such
+/// a wait holds. Where that fails too, an alarm ends this process.
 void abort(int exit_code);
 
 /// Throws CommError that names `what` and what MPI says of it, where `code` is not MPI_SUCCESS.
@@ -52,7 +54,8 @@ class MPIWorld : public World {
   std::vector<std::string> all_gather(std::string text) override;
   void barrier() override;
   void abort(int exit_code) override;
-  void mark_failed(int exit_code) override;
+  void mark_failed(const Failure& failure) override;
+  void fail(const Failure& failure) override;
 
   /// Not for users: what has to be there until MPI ends.
   struct Comm;
@@ -61,6 +64,8 @@ class MPIWorld : public World {
   void find_nodes();
   /// Sets LibTorch's number of threads, and binds those that launch_with_mpirun() started.
   void share_cores();
+  /// Has the ranks watched over (strategies/comm/watch.h). Collective: yes.
+  void start_watch();
 
   Comm* comm_;
   std::string launcher_, threads_;
