@@ -60,9 +60,9 @@ struct Devices {
   Devices(T n) : count(static_cast<int64_t>(n)) {}  // NOLINT: implicit as a number
 };
 
-/// Blocks that are run again in the backward pass instead of keeping what lies between: all that the
-/// module calls through checkpointed() (trainer/activation_checkpointing.h), or those of them whose
-/// names match a pattern. Neither: none.
+/// Blocks that are run again in the backward pass instead of keeping what lies between: all that
+/// the module calls through checkpointed() (trainer/activation_checkpointing.h), or those of them
+/// whose names match a pattern. Neither: none.
 struct ActivationCheckpointing {
   bool all = false;
   std::vector<std::string> patterns = {};
@@ -195,7 +195,8 @@ struct TrainerConfig {
         field<&T::min_epochs>("Epochs before which nothing stops training early.", at_least(0)),
         field<&T::min_steps>("Optimizer steps before which nothing stops training early.",
                              at_least(0)),
-        field<&T::accelerator>("Kind of device: auto (a GPU where there is one), cpu or cuda (or gpu)."),
+        field<&T::accelerator>(
+            "Kind of device: auto (a GPU where there is one), cpu or cuda (or gpu)."),
         field<&T::devices>(
             "Processes of each node, each with a device of its own: auto is as many as were "
             "started, a number above 1 starts them where this one was started alone."),

@@ -37,8 +37,9 @@ std::unique_ptr<World> join() {
 }  // namespace
 
 World& world() {
-  static const std::unique_ptr<World> instance = join();
-  return *instance;
+  // Never destroyed: the end of the program asks it for its rank.
+  static World& instance = *join().release();
+  return instance;
 }
 
 World* joined_world() { return joined; }

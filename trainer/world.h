@@ -48,8 +48,8 @@ class World {
   /// failure as the last words; and when it ends, it gives them a second to end too and then aborts
   /// with the exit code.
   virtual void mark_failed(const Failure& /*failure*/) {}
-  /// Ends this process and all others of the world, with tell(): that of the first failure of any of
-  /// them, and its exit code. Returns only where there are no others, and has told nothing then.
+  /// Ends this process and all others of the world, with tell(): that of the first failure of any
+  /// of them, and its exit code. Returns only where there are no others, and has told nothing then.
   virtual void fail(const Failure& /*failure*/) {}
 };
 

@@ -60,9 +60,9 @@ HangReport report_hang(const std::vector<RankStatus>& ranks, double seconds) {
   return {missing.front(),
           fmt::format("{}: {} did not come to {} (collective {}) in step {}, in which {} {}. There "
                       "rank {} {}.\n  Where a step takes so long, raise trainer.hang_timeout_s.",
-                      nothing, named(missing), describe(awaited), awaited.number,
-                      first.status.step, named(waiting), waiting.size() == 1 ? "waits" : "wait",
-                      missing.front(), activity(first.status))};
+                      nothing, named(missing), describe(awaited), awaited.number, first.status.step,
+                      named(waiting), waiting.size() == 1 ? "waits" : "wait", missing.front(),
+                      activity(first.status))};
 }
 
 }  // namespace trainer

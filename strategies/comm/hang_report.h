@@ -19,8 +19,8 @@ struct HangReport {
   std::string text;
 };
 
-/// Of ranks none of which has got on for so many seconds: those that have not come to the collective
-/// that others wait in, or else what each is at.
+/// Of ranks none of which has got on for so many seconds: those that have not come to the
+/// collective that others wait in, or else what each is at.
 HangReport report_hang(const std::vector<RankStatus>& ranks, double seconds);
 
 }  // namespace trainer

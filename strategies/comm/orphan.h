@@ -3,7 +3,7 @@
 
 namespace trainer {
 
-/// Removes the shared memory that the job's MPI has left in /dev/shm, which the launcher would have
+/// Removes the shared memory that the job's MPI leaves (in /dev/shm), which the launcher would have
 /// done, and ends this process with exit code 75, at once: nobody is there any more to be told, and
 /// MPI cannot end it without its launcher.
 [[noreturn]] void end_orphan();

@@ -94,9 +94,7 @@ void Watch::wake() {
   [[maybe_unused]] const ssize_t written = ::write(wake_.get(), &one, sizeof(one));
 }
 
-bool Watch::is_orphan() const {
-  return options_.launcher != 0 && ::getppid() != options_.launcher;
-}
+bool Watch::is_orphan() const { return options_.launcher != 0 && ::getppid() != options_.launcher; }
 
 void Watch::run() {
   const auto interval_ms = static_cast<int>(heartbeat_interval(options_).count() * 1000 / 2);

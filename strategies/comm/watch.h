@@ -1,7 +1,7 @@
 #pragma once
 // Watches over the processes that train together, beside what they do: each has a thread that tells
-// rank 0 how it is, over a connection of its own. Where one of them fails, dies, stops or hangs, all
-// end, with the first cause as the last words. See docs/reliability.md.
+// rank 0 how it is, over a connection of its own. Where one of them fails, dies, stops or hangs,
+// all end, with the first cause as the last words. See docs/reliability.md.
 
 #include <sys/types.h>
 

@@ -87,11 +87,11 @@ class FirstRank : public Watch::Role {
     forgive_own_pause(now);
     if (now - sent_at_ > heartbeat_interval(options_)) {
       sent_at_ = now;
-      send_to_all({{"there", true}});
+      send_to_all({{"there", options_.host}});
     }
     if (end_at_) {
       go_on_ending(now);
-    } else if (!peers_[0].has_left) {
+    } else if (!peers_[0].has_left && !is_over_) {
       look_at_failures(now);
       look_for_deaths(now);
       look_for_hang(now);
@@ -136,6 +136,8 @@ class FirstRank : public Watch::Role {
       peer.status = message.at("status");
     } else if (message.contains("leave")) {
       peer.has_left = true;
+    } else if (message.contains("over")) {
+      is_over_ = true;
     } else if (message.contains("ready")) {
       peer.is_ready = true;
     } else if (message.contains("failed")) {
@@ -174,9 +176,8 @@ class FirstRank : public Watch::Role {
       return;
     }
     const Report& first = reports_.front();
-    if (!is_final && std::none_of(peers_.begin(), peers_.end(), [&](const auto& peer) {
-          return is_still_in(peer, first);
-        })) {
+    if (!is_final && std::none_of(peers_.begin(), peers_.end(),
+                                  [&](const auto& peer) { return is_still_in(peer, first); })) {
       reports_.clear();  // all have left the stage: the program goes on with another one
       first_report_at_.reset();
       return;
@@ -186,9 +187,8 @@ class FirstRank : public Watch::Role {
       return report.failure.rank == 0 && report.failure.message == first.failure.message;
     });
     const int rank = is_of_all ? 0 : first.failure.rank;
-    const auto told = std::find_if(reports_.rbegin(), reports_.rend(), [&](const auto& report) {
-      return report.failure.rank == rank;
-    });
+    const auto told = std::find_if(reports_.rbegin(), reports_.rend(),
+                                   [&](const auto& report) { return report.failure.rank == rank; });
     end(told->failure, now, /*record=*/false);
   }
 
@@ -245,7 +245,7 @@ class FirstRank : public Watch::Role {
     Failure failure = failure_here(what, exit_code);
     failure.rank = static_cast<int>(rank);
     failure.host = peers_[rank].host;
-    failure.step = peers_[rank].status.step;
+    failure.step = std::max(failure.step, peers_[rank].status.step);  // the newer of both
     if (rank == 0) {
       failure.message = fmt::format("rank 0/{} ({}): {}", options_.size, failure.host, what);
     }
@@ -295,6 +295,7 @@ class FirstRank : public Watch::Role {
   // Once it ends.
   std::optional<Clock::time_point> end_at_;
   Failure failure_;
+  bool is_over_ = false;  // this process stood still, and another one ends all
   bool is_told_ = false, is_left_to_launcher_ = false;
 };
 

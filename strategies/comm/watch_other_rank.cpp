@@ -1,5 +1,5 @@
-// The watching thread of a rank other than 0: tells rank 0 how this one is, and ends it where rank 0
-// says so or is gone.
+// The watching thread of a rank other than 0: tells rank 0 how this one is, and ends it where rank
+// 0 says so or is gone.
 
 #include <strategies/comm/watch.h>
 
@@ -62,7 +62,9 @@ class OtherRank : public Watch::Role {
   void send(const nlohmann::json& message) { rank_0_.send(message.dump()); }
 
   void handle(const nlohmann::json& message, Clock::time_point now) {
-    if (message.contains("leave")) {
+    if (message.contains("there")) {
+      host_of_rank_0_ = message.at("there");
+    } else if (message.contains("leave")) {
       rank_0_left_ = true;
     } else if (message.contains("end")) {
       const Failure failure = message.at("end");
@@ -107,9 +109,12 @@ class OtherRank : public Watch::Role {
     } else {
       return;
     }
-    Failure failure = failure_here(fmt::format("rank 0/{}: {}", options_.size, what), 0);
+    Failure failure =
+        failure_here(fmt::format("rank 0/{} ({}): {}", options_.size, host_of_rank_0_, what), 0);
     failure.rank = 0;
+    failure.host = host_of_rank_0_;
     failure.exit_code = is_known_to_launcher ? 0 : static_cast<int>(ExitCode::kTryAgain);
+    send({{"over", true}});  // where it was stopped, it goes on for its last second
     write_record(failure.message);
     if (options_.rank == 1) {
       tell(failure);
@@ -120,6 +125,7 @@ class OtherRank : public Watch::Role {
 
   const WatchOptions& options_;
   LineSocket rank_0_;
+  std::string host_of_rank_0_ = "?";  // until it has said so
   Clock::time_point heard_at_ = Clock::now(), last_turn_ = Clock::now(), sent_at_ = {};
   uint64_t sent_stage_ = 0;
   bool sent_runs_ = false;

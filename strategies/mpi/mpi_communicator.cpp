@@ -94,7 +94,8 @@ torch::Tensor MPICommunicator::shared_zeros(at::IntArrayRef sizes, torch::Scalar
     return {};
   }
   const auto memory = std::make_shared<NodeMapping>(std::move(files.front()));
-  return torch::from_blob(memory->data(), sizes, [memory](void*) {}, dtype);
+  return torch::from_blob(
+      memory->data(), sizes, [memory](void*) {}, dtype);
 }
 
 bool MPICommunicator::prefers_own_memory() const { return engine_->rendezvous != nullptr; }

@@ -354,9 +354,10 @@ void MPIWorld::start_watch() {
     comm_->watch = listener ? std::make_unique<Watch>(options, std::move(*listener))
                             : std::make_unique<Watch>(options, connect_line(address));
   } catch (const CommError& error) {
-    log::warning(fmt::format("{}. The others learn late where this rank fails, and nobody notices "
-                             "where it hangs.",
-                             error.what()));
+    log::warning(
+        fmt::format("{}. The others learn late where this rank fails, and nobody notices "
+                    "where it hangs.",
+                    error.what()));
   }
 }
 

@@ -43,10 +43,10 @@ void write_error(const std::filesystem::path& path, const Failure& failure) {
 }  // namespace
 
 void to_json(nlohmann::json& json, const Failure& failure) {
-  json = {{"message", failure.message}, {"exit_code", failure.exit_code},
-          {"rank", failure.rank},       {"world_size", failure.world_size},
-          {"host", failure.host},       {"step", failure.step},
-          {"timestamp_s", failure.timestamp_s}};
+  json = {
+      {"message", failure.message},        {"exit_code", failure.exit_code}, {"rank", failure.rank},
+      {"world_size", failure.world_size},  {"host", failure.host},           {"step", failure.step},
+      {"timestamp_s", failure.timestamp_s}};
 }
 
 void from_json(const nlohmann::json& json, Failure& failure) {
@@ -61,10 +61,9 @@ void from_json(const nlohmann::json& json, Failure& failure) {
 
 std::string to_text(const Failure& failure) {
   // What all ranks have is told by rank 0, without its name; the communicator names its own.
-  const std::string prefix =
-      failure.rank == 0
-          ? ""
-          : fmt::format("rank {}/{} ({}): ", failure.rank, failure.world_size, failure.host);
+  const std::string prefix = failure.rank == 0 ? ""
+                                               : fmt::format("rank {}/{} ({}): ", failure.rank,
+                                                             failure.world_size, failure.host);
   std::string text =
       "error: " + (failure.message.starts_with(prefix) ? "" : prefix) + failure.message;
   const std::string saved = flight::describe_saved();

@@ -76,10 +76,10 @@ Operation read(uint64_t number) {
 }
 
 nlohmann::json json_of(const Operation& operation) {
-  return {{"number", operation.number},     {"operation", operation.name},
-          {"dtype", operation.dtype},       {"elements", operation.elements},
-          {"bytes", operation.bytes},       {"began_s", operation.began_s},
-          {"ended_s", operation.ended_s},   {"done", operation.ended_s > 0}};
+  return {{"number", operation.number},   {"operation", operation.name},
+          {"dtype", operation.dtype},     {"elements", operation.elements},
+          {"bytes", operation.bytes},     {"began_s", operation.began_s},
+          {"ended_s", operation.ended_s}, {"done", operation.ended_s > 0}};
 }
 
 void tell_observer() {
@@ -96,10 +96,9 @@ void tell_observer() {
 }  // namespace
 
 std::string describe(const Operation& operation) {
-  return operation.dtype.empty()
-             ? operation.name
-             : fmt::format("{} of {} {} elements", operation.name, operation.elements,
-                           operation.dtype);
+  return operation.dtype.empty() ? operation.name
+                                 : fmt::format("{} of {} {} elements", operation.name,
+                                               operation.elements, operation.dtype);
 }
 
 uint64_t begin_operation(const char* name, const char* dtype, int64_t elements, int64_t bytes) {
@@ -247,8 +246,8 @@ void write_record(int rank, const std::string& host, const std::string& reason) 
   for (const auto& operation : recent_operations()) {
     operations.push_back(json_of(operation));
   }
-  const nlohmann::json record = {{"rank", rank},     {"host", host},
-                                 {"reason", reason}, {"now_s", now_s()},
+  const nlohmann::json record = {{"rank", rank},       {"host", host},
+                                 {"reason", reason},   {"now_s", now_s()},
                                  {"status", status()}, {"collectives", std::move(operations)}};
   fs::create_directories(folder / "flight");
   fs::write_text_atomically(folder / "flight" / fmt::format("rank_{}.json", rank),
