@@ -75,6 +75,21 @@ Operation read(uint64_t number) {
   return slot.number.load(kRelaxed) == number ? operation : Operation{};
 }
 
+/// What the thread waits in; or what it has begun last and lets go on beside other work: it may look
+/// for the end of that without waiting in it.
+Operation awaited() {
+  if (auto operation = read(waits_in); operation.number != 0) {
+    return operation;
+  }
+  const uint64_t last = last_number;
+  for (uint64_t number = last; number > 0 && number + kRecent > last; --number) {
+    if (auto operation = read(number); operation.number != 0 && operation.ended_s == 0) {
+      return operation;
+    }
+  }
+  return {};
+}
+
 nlohmann::json json_of(const Operation& operation) {
   return {{"number", operation.number},   {"operation", operation.name},
           {"dtype", operation.dtype},     {"elements", operation.elements},
@@ -194,7 +209,7 @@ Status status() {
           .task = task.load(),
           .hang_timeout_s = hang_timeout,
           .last_number = last_number,
-          .waits_in = read(waits_in)};
+          .waits_in = awaited()};
 }
 
 void to_json(nlohmann::json& json, const Status& status) {
