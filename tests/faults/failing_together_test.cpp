@@ -27,8 +27,8 @@ using ::testing::AnyOf;
 using ::testing::HasSubstr;
 using FileClock = std::filesystem::file_time_type::clock;
 
-/// On a machine that does other things too; without, all are out within two seconds after a throw
-/// or a death, and after a timeout of a second.
+/// Far above the one to two seconds that a throw or a death takes: the machine does other things
+/// too.
 constexpr double kMostSeconds = 12;
 
 struct Fault {
