@@ -1,5 +1,7 @@
 #include <trainer/fit_loop.h>
 
+#include <csignal>
+
 #include <fmt/format.h>
 #include <nlohmann/json.hpp>
 #include <torch/utils.h>
@@ -376,10 +378,14 @@ double FitLoop::own_training_s() const {
   return trained_before_s_ + now.count();
 }
 
+/// The end of the job's time is as a notice of it by SIGUSR1.
+int FitLoop::wanted_stop() const {
+  const int signal = SignalScope::received();
+  return signal == 0 && deadline_.is_near() ? SIGUSR1 : signal;
+}
+
 RankAgreement::Wishes FitLoop::own_wishes() const {
-  return {.should_stop = should_stop_,
-          .signal = SignalScope::received(),
-          .training_s = own_training_s()};
+  return {.should_stop = should_stop_, .signal = wanted_stop(), .training_s = own_training_s()};
 }
 
 /// A rank of its own has nobody to ask, and stops at once.

@@ -11,6 +11,7 @@
 
 #include <trainer/checkpointed_blocks.h>
 #include <trainer/fit_validation.h>
+#include <trainer/job_deadline.h>
 #include <trainer/metric_collector.h>
 #include <trainer/optimization.h>
 #include <trainer/rank_agreement.h>
@@ -83,6 +84,7 @@ class FitLoop {
   void load_state_of_rank(const nlohmann::json& ranks);
   void log_step_metrics();
   bool stop_is_requested() const;
+  int wanted_stop() const;
   RankAgreement::Wishes own_wishes() const;
   RankAgreement::Wishes agreed() const;
   void tell_ranks();
@@ -104,6 +106,7 @@ class FitLoop {
   TrainingData data_;
   FitValidation validation_;
   RankAgreement agreement_;
+  JobDeadline deadline_;
   CheckpointedBlocks checkpointed_;
 
   bool stepped_ = false;        // since the last edge

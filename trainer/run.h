@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <trainer/callback_list.h>
+#include <trainer/core/flight_record.h>
 #include <trainer/data/data_module.h>
 #include <trainer/logger.h>
 #include <trainer/module.h>
@@ -98,6 +99,7 @@ struct Run {
   /// The precision's floating-point format, and the transfer hooks of the data module around the
   /// move to the device.
   Batch transfer(Batch batch) {
+    flight::note_progress(progress.global_step);
     batch = precision.convert_input(std::move(batch));
     batch = data.on_before_batch_transfer(std::move(batch));
     batch = data.transfer_batch_to_device(std::move(batch), strategy.device());

@@ -7,6 +7,7 @@
 
 #include <trainer/checkpoint/module_state.h>
 #include <trainer/core/error.h>
+#include <trainer/core/flight_record.h>
 #include <trainer/core/json.h>
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
@@ -128,6 +129,7 @@ auto reading(const fs::Path& path, const F& read) {
 }  // namespace
 
 void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
+  const flight::LongTask task("saves a checkpoint");
   for (const auto& logger : run.loggers) {
     logger->save();
   }

@@ -8,6 +8,7 @@
 #include <trainer/builtins.h>
 #include <trainer/checkpoint/module_state.h>
 #include <trainer/core/error.h>
+#include <trainer/core/flight_record.h>
 #include <trainer/core/host.h>
 #include <trainer/core/log.h>
 #include <trainer/core/seed.h>
@@ -49,6 +50,17 @@ TrainerConfig resolved(const TrainerConfig& config) {
   auto result = config::read<TrainerConfig>(config::write(config), "trainer", diagnostics);
   diagnostics.throw_if_any();
   return result;
+}
+
+/// What a failed fit leaves, for its last words.
+std::string describe_saved(const fs::Path& run_dir) {
+  const auto last = run_dir.empty() ? std::nullopt : RunDirectory(run_dir, false).last();
+  if (last) {
+    return fmt::format(
+        "Saved: {}\n  To go on from there, run the same command with --ckpt_path=last --run {}",
+        last->string(), run_dir.string());
+  }
+  return flight::status().step > 0 ? "No checkpoint was saved." : "";
 }
 
 }  // namespace
@@ -108,6 +120,7 @@ void Trainer::fit(Module& module, DataModule& data, const CkptPath& ckpt_path) {
     run_->callbacks.call<&C::on_fit_start>();
     module.on_fit_start();
     if (saved != nullptr) {
+      const flight::LongTask task("restores a checkpoint");
       saved->restore_loop(*fit_loop_, *run_);
       log::info(fmt::format("resuming from {} (epoch {}, step {})", saved->path().string(),
                             progress_.current_epoch, progress_.global_step));
@@ -210,6 +223,8 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
                      CallbackList(*this, module, callbacks_), loggers_, progress_, *metrics_,
                      hyperparams_.is_null() ? hyperparams_of(module) : hyperparams_,
                      optimizer_choice_});
+  flight::set_run({}, {});
+  const flight::Stage running(to_string(stage), config_.hang_timeout_s);
   MetricCollector none;
   none.enter(MetricCollector::Scope::kForbidden, "a hook outside of the loop, as setup");
   const ModuleAttachment attachment(module, {.metrics = &none, .progress = &progress_});
@@ -228,16 +243,18 @@ void Trainer::execute(Stage stage, Module& module, DataModule& data, const CkptP
     strategy_->teardown_module(module);
     tear_down(stop_signal_ != 0 ? "interrupted" : "success");
   } catch (const Error& error) {
+    // First, as the other ranks may wait for this one.
+    world().mark_failed(failure_here(error.what(), static_cast<int>(error.exit_code())));
     tell_of_failure(error);
-    world().mark_failed(static_cast<int>(error.exit_code()));  // the other ranks may wait for it
     throw;
   } catch (const std::exception& error) {
+    world().mark_failed(failure_here(error.what(), static_cast<int>(ExitCode::kUserCode)));
     tell_of_failure(error);
-    world().mark_failed(static_cast<int>(ExitCode::kUserCode));
     throw;
   } catch (...) {
-    tell_of_failure(std::runtime_error("something was thrown that is no std::exception"));
-    world().mark_failed(static_cast<int>(ExitCode::kUserCode));
+    const std::runtime_error error("something was thrown that is no std::exception");
+    world().mark_failed(failure_here(error.what(), static_cast<int>(ExitCode::kUserCode)));
+    tell_of_failure(error);
     throw;
   }
 }
@@ -308,6 +325,7 @@ void Trainer::tell_of_failure(const std::exception& error) {
 }
 
 void Trainer::set_up(const SavedRun* saved) {
+  const flight::LongTask task("sets the stage up");
   strategy_->teardown_module(run_->module);
   if (saved != nullptr) {
     if (stage_ == Stage::kFit && global_seed() != saved->seed()) {
@@ -381,6 +399,9 @@ void Trainer::claim_run_directory(const SavedRun* saved) {
   if (world().size() > 1 && !path.empty()) {
     log::open_file(log::rank_file(path));
   }
+  flight::set_run(path, stage_ == Stage::kFit
+                            ? std::function<std::string()>([path] { return describe_saved(path); })
+                            : nullptr);
 }
 
 void Trainer::claim_run_directory_alone(const SavedRun* saved) {
@@ -398,6 +419,8 @@ void Trainer::claim_run_directory_alone(const SavedRun* saved) {
     lock_ = fs::DirectoryLock::try_lock(existing->path());
     if (lock_) {
       run_directory_ = existing;
+      std::error_code ignored;  // of a failure that this stage follows
+      std::filesystem::remove(run_dir() / "error.json", ignored);
       return;
     }
     const std::string in_use =

@@ -60,9 +60,9 @@ struct Devices {
   Devices(T n) : count(static_cast<int64_t>(n)) {}  // NOLINT: implicit as a number
 };
 
-/// Blocks that are run again in the backward pass instead of keeping what lies between: all that the
-/// module calls through checkpointed() (trainer/activation_checkpointing.h), or those of them whose
-/// names match a pattern. Neither: none.
+/// Blocks that are run again in the backward pass instead of keeping what lies between: all that
+/// the module calls through checkpointed() (trainer/activation_checkpointing.h), or those of them
+/// whose names match a pattern. Neither: none.
 struct ActivationCheckpointing {
   bool all = false;
   std::vector<std::string> patterns = {};
@@ -177,6 +177,7 @@ struct TrainerConfig {
   bool barebones = false;
   bool use_distributed_sampler = true;
   bool sync_batchnorm = false;
+  double hang_timeout_s = 300;
   std::string default_root_dir = "runs";
 
   static constexpr auto fields() {
@@ -194,7 +195,8 @@ struct TrainerConfig {
         field<&T::min_epochs>("Epochs before which nothing stops training early.", at_least(0)),
         field<&T::min_steps>("Optimizer steps before which nothing stops training early.",
                              at_least(0)),
-        field<&T::accelerator>("Kind of device: auto (a GPU where there is one), cpu or cuda (or gpu)."),
+        field<&T::accelerator>(
+            "Kind of device: auto (a GPU where there is one), cpu or cuda (or gpu)."),
         field<&T::devices>(
             "Processes of each node, each with a device of its own: auto is as many as were "
             "started, a number above 1 starts them where this one was started alone."),
@@ -264,6 +266,10 @@ struct TrainerConfig {
             "Let processes share the samples of a loader; false where each has data of its own."),
         field<&T::sync_batchnorm>(
             "Let batch norm layers take their statistics over the batches of all processes."),
+        field<&T::hang_timeout_s>(
+            "Seconds without a batch or a collective on any process after which several processes "
+            "are taken for hung and ended; 0 for never.",
+            at_least(0.0)),
         field<&T::default_root_dir>("Folder of the runs; each run gets version_N in it."),
     };
   }

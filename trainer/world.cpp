@@ -3,6 +3,8 @@
 #include <chrono>
 
 #include <trainer/core/error.h>
+#include <trainer/core/flight_record.h>
+#include <trainer/core/host.h>
 #include <trainer/core/log.h>
 
 namespace trainer {
@@ -35,11 +37,24 @@ std::unique_ptr<World> join() {
 }  // namespace
 
 World& world() {
-  static const std::unique_ptr<World> instance = join();
-  return *instance;
+  // Never destroyed: the end of the program asks it for its rank.
+  static World& instance = *join().release();
+  return instance;
 }
 
 World* joined_world() { return joined; }
+
+Failure failure_here(std::string message, int exit_code) {
+  using std::chrono::system_clock;
+  const auto since_1970 = system_clock::now().time_since_epoch();
+  return {.message = std::move(message),
+          .exit_code = exit_code,
+          .rank = joined != nullptr ? joined->rank() : 0,
+          .world_size = joined != nullptr ? joined->size() : 1,
+          .host = host_name(),
+          .step = flight::status().step,
+          .timestamp_s = std::chrono::duration_cast<std::chrono::seconds>(since_1970).count()};
+}
 
 void launch(int64_t num_processes) {
   TRAINER_CHECK(launcher_of_processes(), "register_builtins() was not called");

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include <trainer/core/failure.h>
+
 namespace trainer {
 
 class World {
@@ -42,8 +44,13 @@ class World {
   /// there are no others. For the end of a program, after its message is written.
   virtual void abort(int /*exit_code*/) {}
   /// Remembers that this process has failed in what it did with the others, which may wait for it.
-  /// When it ends, it gives them a second to end too and then aborts with this exit code.
-  virtual void mark_failed(int /*exit_code*/) {}
+  /// Where they are still in the stage that it has failed in a second later, all are ended with the
+  /// failure as the last words; and when it ends, it gives them a second to end too and then aborts
+  /// with the exit code.
+  virtual void mark_failed(const Failure& /*failure*/) {}
+  /// Ends this process and all others of the world, with tell(): that of the first failure of any
+  /// of them, and its exit code. Returns only where there are no others, and has told nothing then.
+  virtual void fail(const Failure& /*failure*/) {}
 };
 
 /// The world of this process; found out at the first call, which is a collective one, and told to
@@ -53,6 +60,9 @@ World& world();
 
 /// The same where it was found out already, else nullptr.
 World* joined_world();
+
+/// What has just happened to this process, with its rank, host and step.
+Failure failure_here(std::string message, int exit_code);
 
 /// Starts this program anew as so many processes on this computer, which find each other, in place
 /// of this process; it does not return. Throws ConfigError where that is not possible.

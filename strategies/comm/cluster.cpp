@@ -1,14 +1,17 @@
 #include <strategies/comm/cluster.h>
 
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <charconv>
+#include <csignal>
 #include <cstdlib>
 #include <optional>
 #include <utility>
 
 #include <fmt/format.h>
 
+#include <strategies/mpi/mpi_library.h>
 #include <strategies/mpi/mpi_world.h>
 #include <trainer/core/error.h>
 #include <trainer/core/log.h>
@@ -20,8 +23,18 @@ namespace {
 /// start; mpirun would add a page to what ends such a process, so that is done through MPI.
 class LaunchedAlone : public World {
  public:
-  explicit LaunchedAlone(std::string launcher) : launcher_(std::move(launcher)) {}
+  explicit LaunchedAlone(std::string launcher) : launcher_(std::move(launcher)) {
+    if (launcher_ == "mpirun") {
+      ::prctl(PR_SET_PDEATHSIG, SIGTERM);  // where that is killed, a fit saves and ends
+    }
+  }
   std::string launcher() const override { return launcher_; }
+  void fail(const Failure& failure) override {
+    if (launcher_ == "mpirun") {
+      tell(failure);
+      abort(failure.exit_code);
+    }
+  }
   void abort(int exit_code) override {
     if (launcher_ == "mpirun") {
       mpi::initialize();

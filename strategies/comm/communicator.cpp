@@ -11,6 +11,7 @@
 #include <strategies/comm/cuda_library.h>
 #include <strategies/mpi/mpi_communicator.h>
 #include <trainer/core/error.h>
+#include <trainer/core/flight_record.h>
 #include <trainer/core/host.h>
 
 namespace trainer {
@@ -62,6 +63,12 @@ bool can_reduce(torch::ScalarType dtype, ReduceOp op) {
     case torch::kComplexDouble: return op == ReduceOp::kSum || op == ReduceOp::kMean;
     default: return false;
   }
+}
+
+uint64_t record(const Collective& collective) {
+  const auto& tensor = collective.input.defined() ? collective.input : collective.output;
+  return flight::begin_operation(name(collective.kind), c10::toString(tensor.scalar_type()),
+                                 tensor.numel(), static_cast<int64_t>(tensor.nbytes()));
 }
 
 bool agreement_is_checked() {
@@ -189,6 +196,35 @@ void Communicator::check_agreement(const std::string& operation) {
                   "\n  Let every rank take the same way through the code that communicates.");
 }
 
+void Work::wait() {
+  if (state_) {
+    const flight::Waiting waiting(number_);
+    state_->wait();
+  }
+}
+
+bool Work::is_done() {
+  const bool done = !state_ || state_->is_done();
+  if (done) {
+    flight::end_operation(number_);
+  }
+  return done;
+}
+
+void Communicator::run_recorded(const Collective& collective) {
+  check(collective);
+  const flight::Waiting waiting(record(collective));
+  run(collective);
+}
+
+Work Communicator::start_recorded(const Collective& collective) {
+  check(collective);
+  const uint64_t number = record(collective);
+  Work work = start(collective);
+  work.number_ = number;
+  return work;
+}
+
 torch::Tensor Communicator::empty(at::IntArrayRef sizes, torch::ScalarType dtype) {
   return torch::empty(sizes, torch::dtype(dtype).device(device_type()));
 }
@@ -200,42 +236,36 @@ torch::Tensor Communicator::shared_zeros(at::IntArrayRef sizes, torch::ScalarTyp
 
 void Communicator::all_reduce(const torch::Tensor& tensor, ReduceOp op) {
   const Collective collective{Kind::kAllReduce, tensor, {}, op};
-  check(collective);
-  run(collective);
+  run_recorded(collective);
 }
 
 Work Communicator::all_reduce_async(const torch::Tensor& tensor, ReduceOp op) {
   const Collective collective{Kind::kAllReduce, tensor, {}, op};
-  check(collective);
-  return start(collective);
+  return start_recorded(collective);
 }
 
 void Communicator::reduce_scatter(const torch::Tensor& output, const torch::Tensor& input,
                                   ReduceOp op) {
   const Collective collective{Kind::kReduceScatter, output, input, op};
-  check(collective);
-  run(collective);
+  run_recorded(collective);
 }
 
 Work Communicator::reduce_scatter_async(const torch::Tensor& output, const torch::Tensor& input,
                                         ReduceOp op) {
   const Collective collective{Kind::kReduceScatter, output, input, op};
-  check(collective);
-  return start(collective);
+  return start_recorded(collective);
 }
 
 void Communicator::all_gather(const torch::Tensor& output, const torch::Tensor& input) {
   const Collective collective{Kind::kAllGather, output, input};
-  check(collective);
-  run(collective);
+  run_recorded(collective);
 }
 
 Work Communicator::all_gather_async(const torch::Tensor& output, const torch::Tensor& input,
                                     int64_t tag) {
   const Collective collective{
       .kind = Kind::kAllGather, .output = output, .input = input, .tag = tag};
-  check(collective);
-  return start(collective);
+  return start_recorded(collective);
 }
 
 std::vector<torch::Tensor> Communicator::all_gather_uneven(const torch::Tensor& input) {
@@ -276,26 +306,22 @@ std::vector<torch::Tensor> Communicator::all_gather_uneven(const torch::Tensor& 
 
 void Communicator::broadcast(const torch::Tensor& tensor, int root) {
   const Collective collective{Kind::kBroadcast, tensor, {}, ReduceOp::kSum, root};
-  check(collective);
-  run(collective);
+  run_recorded(collective);
 }
 
 Work Communicator::broadcast_async(const torch::Tensor& tensor, int root) {
   const Collective collective{Kind::kBroadcast, tensor, {}, ReduceOp::kSum, root};
-  check(collective);
-  return start(collective);
+  return start_recorded(collective);
 }
 
 void Communicator::all_to_all(const torch::Tensor& output, const torch::Tensor& input) {
   const Collective collective{Kind::kAllToAll, output, input};
-  check(collective);
-  run(collective);
+  run_recorded(collective);
 }
 
 Work Communicator::all_to_all_async(const torch::Tensor& output, const torch::Tensor& input) {
   const Collective collective{Kind::kAllToAll, output, input};
-  check(collective);
-  return start(collective);
+  return start_recorded(collective);
 }
 
 std::unique_ptr<Communicator> world_communicator(torch::DeviceType device) {

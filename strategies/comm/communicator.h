@@ -71,16 +71,14 @@ class Work {
 
   /// On the processor: returns when the result is in the tensor. On a GPU: what this thread puts on
   /// its current stream from now on sees the result; the host goes on. Throws CommError.
-  void wait() {
-    if (state_) {
-      state_->wait();
-    }
-  }
+  void wait();
   /// Lets the operation go on where it needs this thread for that. Throws CommError.
-  bool is_done() { return !state_ || state_->is_done(); }
+  bool is_done();
 
  private:
+  friend class Communicator;
   std::shared_ptr<State> state_;
+  uint64_t number_ = 0;  // in the flight record
 };
 
 class Communicator {
@@ -176,6 +174,8 @@ class Communicator {
 
  private:
   void check(const Collective& collective);
+  void run_recorded(const Collective& collective);
+  Work start_recorded(const Collective& collective);
 };
 
 /// A communicator of the whole world for tensors on this kind of device. Throws UsageError for a

@@ -16,7 +16,7 @@
 
 #include <strategies/comm/cluster.h>
 #include <strategies/comm/cores.h>
-#include <strategies/mpi/mpi_world.h>
+#include <strategies/mpi/mpi_library.h>
 #include <trainer/core/console.h>
 #include <trainer/core/error.h>
 

@@ -6,7 +6,7 @@
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/record_function.h>
 
-#include <strategies/mpi/mpi_world.h>
+#include <strategies/mpi/mpi_library.h>
 #include <strategies/mpi/reduce_kernel.h>
 
 namespace trainer {

@@ -11,10 +11,11 @@
 
 #include <strategies/mpi/message_operation.h>
 #include <strategies/mpi/mpi_engine.h>
-#include <strategies/mpi/mpi_world.h>
+#include <strategies/mpi/mpi_library.h>
 #include <strategies/mpi/node_mapping.h>
 #include <strategies/mpi/shared_operation.h>
 #include <trainer/core/error.h>
+#include <trainer/core/flight_record.h>
 #include <trainer/core/host.h>
 
 namespace trainer {
@@ -168,6 +169,7 @@ void MPICommunicator::run(const Collective& collective) {
 void MPICommunicator::all_to_all_uneven(const std::vector<torch::Tensor>& outputs,
                                         const std::vector<torch::Tensor>& inputs) {
   check_parts(outputs, inputs);
+  const flight::Waiting waiting(flight::begin_operation("all_to_all_uneven"));
   engine_->drain();
   std::vector<MPI_Request> requests;
   const auto post = [&](auto function, const torch::Tensor& tensor, int peer) {
@@ -232,12 +234,14 @@ void MPICommunicator::recv(const torch::Tensor& tensor, int from) {
 
 void MPICommunicator::barrier() {
   check_agreement("barrier");
+  const flight::Waiting waiting(flight::begin_operation("barrier"));
   engine_->drain();
   mpi::check(MPI_Barrier(engine_->blocking), "barrier");
 }
 
 std::unique_ptr<Communicator> MPICommunicator::split(int color, int key) {
   check_split(color);
+  const flight::Waiting waiting(flight::begin_operation("split"));
   engine_->drain();
   MPI_Comm part = MPI_COMM_NULL;
   mpi::check(MPI_Comm_split(engine_->blocking, color, key, &part), "split");

@@ -6,7 +6,7 @@
 
 #include <torch/utils.h>
 
-#include <strategies/mpi/mpi_world.h>
+#include <strategies/mpi/mpi_library.h>
 
 namespace trainer {
 

@@ -1,18 +1,14 @@
 #include <strategies/mpi/mpi_world.h>
 
-#include <dlfcn.h>
-#include <link.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdarg>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <numeric>
-#include <string_view>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -22,154 +18,21 @@
 
 #include <strategies/comm/cores.h>
 #include <strategies/comm/launcher.h>
+#include <strategies/comm/watch.h>
+#include <strategies/mpi/mpi_library.h>
 #include <trainer/core/error.h>
+#include <trainer/core/flight_record.h>
 #include <trainer/core/host.h>
+#include <trainer/core/log.h>
 
 namespace trainer {
-namespace mpi {
-namespace {
-
-/// What the launcher gets to read our last words: srun drops those of a process that it ends.
-constexpr auto kDelivery = std::chrono::milliseconds(100);
-
-bool is_aborting = false;
-int status_at_exit = 0;  // of this program
-
-/// A variable of Open MPI, nullptr where this release has none of that name.
-template <class T>
-T* variable_of_mpi(const char* name) {
-  void* symbol = ::dlsym(RTLD_DEFAULT, name);
-  Dl_info info{};
-  void* entry = nullptr;
-  const bool is_variable =
-      symbol != nullptr && ::dladdr1(symbol, &info, &entry, RTLD_DL_SYMENT) != 0 &&
-      entry != nullptr && ELF64_ST_TYPE(static_cast<ElfW(Sym)*>(entry)->st_info) == STT_OBJECT;
-  return is_variable ? static_cast<T*>(symbol) : nullptr;
-}
-
-using ShowHelp = int (*)(const char* file, const char* topic, int with_header, ...);
-using ShowHelpList = int (*)(const char* file, const char* topic, int with_header, va_list);
-
-/// Pages of Open MPI that would stand below our message of what has happened: that a rank has
-/// called MPI_Abort, and that its connections are closed then.
-int show_some_help(const char* file, const char* topic, int with_header, ...) {
-  for (const char* left_out : {"mpi-abort", "peer hung up"}) {
-    if (std::string_view(topic) == left_out) {
-      return 0;
-    }
-  }
-  const auto* show = variable_of_mpi<ShowHelpList>("opal_show_vhelp");
-  va_list values;
-  va_start(values, with_header);
-  const int result = show != nullptr ? (*show)(file, topic, with_header, values) : 0;
-  va_end(values);
-  return result;
-}
-
-/// Open MPI shows its pages through this variable, for its own tools to replace. Where a release
-/// has none, all of them are shown.
-void leave_out_help() {
-  auto* const show = variable_of_mpi<ShowHelp>("opal_show_help");
-  if (show != nullptr && variable_of_mpi<ShowHelpList>("opal_show_vhelp") != nullptr) {
-    *show = show_some_help;
-  }
-}
-
-/// Open MPI reads /proc/sys/kernel/yama and user namespaces, but does not try the call; in a
-/// container that forbids it, every large message would come with a warning.
-bool can_read_memory_of_others() {
-  char from = 0, to = 0;
-  const iovec source{&from, 1}, target{&to, 1};
-  return ::process_vm_readv(::getpid(), &target, 1, &source, 1, 0) == 1;
-}
-
-}  // namespace
-
-void abort(int exit_code) {
-  if (!is_initialized() || is_finalized()) {
-    return;  // there are no others any more
-  }
-  is_aborting = true;
-  std::fflush(nullptr);
-  std::this_thread::sleep_for(kDelivery);
-  leave_out_help();  // in a host program, it is not done yet
-  MPI_Abort(MPI_COMM_WORLD, exit_code);
-}
-
-bool is_initialized() {
-  int flag = 0;
-  MPI_Initialized(&flag);
-  return flag != 0;
-}
-
-bool is_finalized() {
-  int flag = 0;
-  MPI_Finalized(&flag);
-  return flag != 0;
-}
-
-void initialize() {
-  if (is_finalized()) {
-    throw CommError("MPI has been finalized already. Call MPI_Finalize after the last Trainer.");
-  }
-  if (is_initialized()) {
-    return;
-  }
-  set_quiet_defaults();
-  int provided = 0;
-  check(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided), "MPI_Init_thread");
-  leave_out_help();
-  // At the very end of the program: communicators may live as long as static objects.
-  ::on_exit(
-      [](int exit_code, void*) {
-        if (!is_finalized() && !is_aborting) {
-          status_at_exit = exit_code;
-          MPI_Finalize();
-        }
-      },
-      nullptr);
-}
-
-void set_quiet_defaults() {
-  const std::pair<const char*, const char*> defaults[] = {
-      {"btl_base_warn_component_unused", "0"},
-      {"btl_openib_warn_no_device_params_found", "0"},
-      {"btl_openib_warn_default_gid_prefix", "0"},
-      {"btl_openib_warn_nonexistent_if", "0"},
-      {"hwloc_base_mem_bind_failure_action", "silent"},
-      {"mpi_warn_on_fork", "0"},
-      {"opal_warn_on_missing_libcuda", "0"},
-      {"shmem_mmap_enable_nfs_warning", "0"},
-  };
-  for (const auto& [name, value] : defaults) {
-    ::setenv(fmt::format("OMPI_MCA_{}", name).c_str(), value, /*overwrite=*/0);
-  }
-  if (!can_read_memory_of_others()) {
-    ::setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", /*overwrite=*/0);
-  }
-}
-
-void check(int code, const std::string& what) {
-  if (code == MPI_SUCCESS) {
-    return;
-  }
-  std::string text(MPI_MAX_ERROR_STRING, '\0');
-  int length = 0;
-  int rank = 0, size = 1;
-  MPI_Error_string(code, text.data(), &length);
-  MPI_Comm_rank(MPI_COMM_WORLD, &rank);
-  MPI_Comm_size(MPI_COMM_WORLD, &size);
-  text.resize(static_cast<size_t>(length));
-  throw CommError(fmt::format("{}: {} failed: {}", rank_name(rank, size), what, text));
-}
-
-}  // namespace mpi
 
 /// Its own copy of the world: words never meet the messages of tensors. Lives until MPI ends,
 /// whoever ends it: MPI_Finalize begins with the attributes of MPI_COMM_SELF.
 struct MPIWorld::Comm {
   MPI_Comm all = MPI_COMM_NULL;
   int failure = 0;  // exit code of mark_failed()
+  std::unique_ptr<Watch> watch = {};
 };
 
 namespace {
@@ -180,14 +43,31 @@ MPIWorld::Comm comm_of_world;  // there is one world, and its end may come after
 
 /// What the others get to end too, once this rank has failed.
 constexpr auto kGrace = std::chrono::seconds(1);
+/// What it may take rank 0 to end all.
+constexpr auto kEndOfAll = std::chrono::seconds(5);
+
+/// The end of this process is none to tell of.
+void leave_watch(const MPIWorld::Comm& comm) {
+  if (comm.watch != nullptr) {
+    comm.watch->leave();
+  }
+}
 
 /// MPI_Finalize waits for all ranks. One that has failed would wait for ever for those that wait
 /// for it in a collective: it ends them. Where all have come so far and one of them has failed, the
 /// job ends here, with its exit code and without mpirun's words about it.
 int end_together(MPI_Comm, int /*key*/, void* attribute, void*) {
-  const auto* comm = static_cast<MPIWorld::Comm*>(attribute);
-  const int own = mpi::status_at_exit;
+  auto* const comm = static_cast<MPIWorld::Comm*>(attribute);
+  const int own = mpi::exit_status();
   const int code = own != 0 ? own : comm->failure;
+  if (const auto stage = flight::status().stage; comm->watch != nullptr && !stage.empty()) {
+    comm->watch->report(
+        failure_here(fmt::format("the program was ended in the middle of {}, with exit code {}. "
+                                 "Throw an exception instead of calling exit().",
+                                 stage, own),
+                     own == 0 ? static_cast<int>(ExitCode::kUserCode) : own),
+        /*is_final=*/true);
+  }
   std::fflush(nullptr);  // nothing is lost where another rank ends this one
   int worst = own;
   MPI_Request request = MPI_REQUEST_NULL;
@@ -197,11 +77,13 @@ int end_together(MPI_Comm, int /*key*/, void* attribute, void*) {
     MPI_Test(&request, &done, MPI_STATUS_IGNORE);
     if (done == 0) {
       if (code != 0 && steady_clock::now() > deadline) {
+        leave_watch(*comm);
         mpi::abort(code);
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
+  comm->watch.reset();
   if (worst != 0) {
     mpi::abort(worst);
   }
@@ -232,6 +114,7 @@ MPIWorld::MPIWorld(const Launch& launch) : comm_(&comm_of_world), launcher_(laun
   mpi::check(MPI_Comm_set_attr(MPI_COMM_SELF, key, comm_), "MPI_Comm_set_attr");
   find_nodes();
   share_cores();
+  start_watch();
 }
 
 // MPI's end frees the communicator.
@@ -291,12 +174,48 @@ void MPIWorld::share_cores() {
   }
 }
 
+void MPIWorld::start_watch() {
+  if (size_ == 1) {
+    return;
+  }
+  const bool has_launcher =
+      launcher_ != "host program" || std::getenv("OMPI_COMM_WORLD_RANK") != nullptr;
+  const WatchOptions options{.rank = rank_,
+                             .size = size_,
+                             .host = host_name(),
+                             .heartbeat_timeout = Watch::heartbeat_timeout(),
+                             .abort = mpi::abort,
+                             .launcher = has_launcher ? ::getppid() : 0};
+  std::optional<LineListener> listener;
+  try {
+    if (rank_ == 0) {
+      listener.emplace(/*is_one_node=*/num_nodes_ == 1);
+    }
+  } catch (const CommError& error) {
+    log::warning(fmt::format("{}: failures of other ranks are noticed late.", error.what()));
+  }
+  const std::string address = broadcast(listener ? listener->address() : "");
+  if (address.empty()) {
+    return;
+  }
+  try {
+    comm_->watch = listener ? std::make_unique<Watch>(options, std::move(*listener))
+                            : std::make_unique<Watch>(options, address);
+  } catch (const CommError& error) {
+    log::warning(
+        fmt::format("{}. The others learn late where this rank fails, and nobody notices "
+                    "where it hangs.",
+                    error.what()));
+  }
+}
+
 std::string MPIWorld::description() const {
   return fmt::format("{} on {} (Open MPI, {}), {}", counted(size_, "process", "processes"),
                      counted(num_nodes_, "node", "nodes"), launcher_, threads_);
 }
 
 std::string MPIWorld::broadcast(std::string text) {
+  const flight::Waiting waiting(flight::begin_operation("broadcast of words"));
   auto size = static_cast<int64_t>(text.size());
   mpi::check(MPI_Bcast(&size, 1, MPI_INT64_T, 0, comm_->all), "MPI_Bcast");
   text.resize(static_cast<size_t>(size));
@@ -305,6 +224,7 @@ std::string MPIWorld::broadcast(std::string text) {
 }
 
 std::vector<std::string> MPIWorld::all_gather(std::string text) {
+  const flight::Waiting waiting(flight::begin_operation("all_gather of words"));
   const auto count = static_cast<size_t>(size_);
   std::vector<int> sizes(count), begins(count);
   const int own = static_cast<int>(text.size());
@@ -322,10 +242,32 @@ std::vector<std::string> MPIWorld::all_gather(std::string text) {
   return texts;
 }
 
-void MPIWorld::barrier() { mpi::check(MPI_Barrier(comm_->all), "MPI_Barrier"); }
+void MPIWorld::barrier() {
+  const flight::Waiting waiting(flight::begin_operation("barrier"));
+  mpi::check(MPI_Barrier(comm_->all), "MPI_Barrier");
+}
 
-void MPIWorld::abort(int exit_code) { mpi::abort(exit_code); }
+void MPIWorld::abort(int exit_code) {
+  leave_watch(*comm_);
+  mpi::abort(exit_code);
+}
 
-void MPIWorld::mark_failed(int exit_code) { comm_->failure = exit_code; }
+void MPIWorld::mark_failed(const Failure& failure) {
+  comm_->failure = failure.exit_code;
+  if (comm_->watch != nullptr && !flight::status().stage.empty()) {
+    comm_->watch->report(failure, /*is_final=*/false);
+  }
+}
+
+void MPIWorld::fail(const Failure& failure) {
+  if (comm_->watch != nullptr) {
+    comm_->watch->report(failure, /*is_final=*/true);
+    std::this_thread::sleep_for(kEndOfAll);  // the watch ends this process meanwhile
+  } else {
+    log::wait_for_first_rank();
+  }
+  tell(failure);
+  abort(failure.exit_code);
+}
 
 }  // namespace trainer

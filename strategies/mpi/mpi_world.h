@@ -9,29 +9,6 @@
 
 namespace trainer {
 
-namespace mpi {
-
-/// Starts MPI, unless this program has, and lets the end of the program end it then. For the main
-/// thread. Throws CommError.
-void initialize();
-
-/// Settings of Open MPI, as environment variables, for what it is to start: no warnings of hardware
-/// that is not there or of what a container forbids. The user's own stay.
-void set_quiet_defaults();
-
-/// MPI_Abort, without Open MPI's words about it: what this process has written last stays the last.
-void abort(int exit_code);
-
-/// Throws CommError that names `what` and what MPI says of it, where `code` is not MPI_SUCCESS.
-void check(int code, const std::string& what);
-
-/// Whether MPI was started, by this or by the host program.
-bool is_initialized();
-/// Whether MPI has ended already: what is left then is not given back.
-bool is_finalized();
-
-}  // namespace mpi
-
 class MPIWorld : public World {
  public:
   /// Starts MPI where that was not done. Throws ConfigError where MPI knows of another number of
@@ -52,7 +29,8 @@ class MPIWorld : public World {
   std::vector<std::string> all_gather(std::string text) override;
   void barrier() override;
   void abort(int exit_code) override;
-  void mark_failed(int exit_code) override;
+  void mark_failed(const Failure& failure) override;
+  void fail(const Failure& failure) override;
 
   /// Not for users: what has to be there until MPI ends.
   struct Comm;
@@ -61,6 +39,8 @@ class MPIWorld : public World {
   void find_nodes();
   /// Sets LibTorch's number of threads, and binds those that launch_with_mpirun() started.
   void share_cores();
+  /// Has the ranks watched over (strategies/comm/watch.h). Collective: yes.
+  void start_watch();
 
   Comm* comm_;
   std::string launcher_, threads_;

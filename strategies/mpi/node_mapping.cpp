@@ -12,7 +12,7 @@
 
 #include <fmt/format.h>
 
-#include <strategies/mpi/mpi_world.h>
+#include <strategies/mpi/mpi_library.h>
 
 namespace trainer {
 namespace {

@@ -13,7 +13,7 @@
 #include <fmt/format.h>
 #include <torch/utils.h>
 
-#include <strategies/mpi/mpi_world.h>
+#include <strategies/mpi/mpi_library.h>
 #include <trainer/core/error.h>
 
 namespace trainer {

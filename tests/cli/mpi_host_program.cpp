@@ -38,7 +38,7 @@ int main(int argc, char** argv) {
     world.barrier();
   } else if (end == "failed") {
     std::cerr << "last words\n";
-    world.mark_failed(3);
+    world.mark_failed({.message = "last words", .exit_code = 3});
   } else if (end == "returns") {
     std::cerr << "last words\n";
     return 4;

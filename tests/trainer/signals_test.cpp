@@ -28,6 +28,14 @@ TEST(SignalScope, KeepsTheFirstSignalAndGivesTheHandlersBack) {
   std::signal(SIGTERM, SIG_DFL);
 }
 
+TEST(SignalScope, TakesOtherNoticesForTheSignalsThatTheyStandFor) {
+  const SignalScope scope;
+  std::raise(SIGCONT);  // not from an mpirun
+  EXPECT_EQ(SignalScope::received(), 0);
+  std::raise(SIGUSR2);
+  EXPECT_EQ(SignalScope::received(), SIGUSR1);
+}
+
 TEST(SignalScope, LetsARunGoOnWhoseOutputNobodyReads) {
   const SignalScope scope;
   std::raise(SIGPIPE);

@@ -44,7 +44,7 @@ constexpr const char* kExitCodes =
     "  124  a time limit of mpirun is over (launch)\n"
     "  137  a process was killed; 128 + n: ended by signal n (launch)\n"
     "Of fit alone:\n"
-    "  75   stopped by SIGUSR1; resume with --ckpt_path=last\n"
+    "  75   stopped by SIGUSR1 or SIGUSR2, or the end of the SLURM job is near\n"
     "  86   the loss became NaN or infinite\n"
     "  130  stopped by Ctrl-C\n"
     "  143  stopped by SIGTERM, or because the terminal is gone (SIGHUP)\n"
@@ -268,22 +268,19 @@ void check_printed() {
   }
 }
 
-/// Tells what ends this process, and ends those that it trains with. They may have the same error,
-/// which is then told once: ranks other than 0 wait for rank 0 to end them.
+/// Tells what ends this process, and ends those that it trains with. Where one of them has failed
+/// before, that is told instead.
 int fail(const std::string& what, ExitCode exit_code) {
-  console::clear_status();
   World* const others = joined_world();
-  const std::string prefix = log::rank_prefix();
-  if (!prefix.empty() && others == nullptr) {
+  if (!log::rank_prefix().empty() && others == nullptr) {
     return static_cast<int>(exit_code);  // what keeps them from meeting, rank 0 tells
   }
-  log::wait_for_first_rank();
-  const bool has_prefix = what.starts_with(prefix);  // as that of the communicator
-  console::write_error("error: " + (has_prefix ? what : prefix + what));
+  const Failure failure = failure_here(what, static_cast<int>(exit_code));
   if (others != nullptr) {
-    others->abort(static_cast<int>(exit_code));
+    others->fail(failure);
   }
-  return static_cast<int>(exit_code);
+  tell(failure);
+  return failure.exit_code;
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include <trainer/core/config.h>
 #include <trainer/core/error.h>
+#include <trainer/core/flight_record.h>
 #include <trainer/core/seed.h>
 #include <trainer/data/prefetcher.h>
 #include <trainer/data/sampler.h>
@@ -270,6 +271,7 @@ std::optional<Batch> DataLoader::next() {
   if (!started_) {
     throw UsageError("DataLoader: next() before start(). Call start(epoch) for each epoch.");
   }
+  const flight::LongTask task("waits for data");
   return self.next();
 }
 
