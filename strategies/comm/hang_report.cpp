@@ -35,6 +35,19 @@ const flight::Operation& latest_awaited(const std::vector<RankStatus>& ranks) {
       ->status.waits_in;
 }
 
+/// Of those that are in a stage which others have left.
+std::vector<size_t> left_behind(const std::vector<RankStatus>& ranks) {
+  const bool one_has_left = std::any_of(ranks.begin(), ranks.end(),
+                                        [](const auto& rank) { return rank.status.stage.empty(); });
+  std::vector<size_t> behind;
+  for (size_t r = 0; one_has_left && r < ranks.size(); ++r) {
+    if (!ranks[r].status.stage.empty()) {
+      behind.push_back(r);
+    }
+  }
+  return behind;
+}
+
 }  // namespace
 
 HangReport report_hang(const std::vector<RankStatus>& ranks, double seconds) {
@@ -48,6 +61,14 @@ HangReport report_hang(const std::vector<RankStatus>& ranks, double seconds) {
     }
   }
   const std::string nothing = fmt::format("nothing has gone on for {:.3g} s", seconds);
+  if (const auto behind = left_behind(ranks); missing.empty() && !behind.empty()) {
+    const auto& first = ranks[behind.front()].status;
+    return {behind.front(),
+            fmt::format("{}: {} did not come to the end of {}, which the others have left. In step "
+                        "{} rank {} {}.",
+                        nothing, named(behind), first.stage, first.step, behind.front(),
+                        activity(first))};
+  }
   if (missing.empty()) {
     std::string text = nothing + ", and no rank is behind the others:";
     for (size_t r = 0; r < std::min(ranks.size(), kMostNamed); ++r) {

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include <strategies/comm/hang_report.h>
+#include <strategies/comm/straggler_search.h>
 #include <trainer/core/error.h>
 #include <trainer/core/flight_record.h>
 #include <trainer/core/host.h>
@@ -50,7 +51,9 @@ class FirstRank : public Watch::Role {
   FirstRank(const WatchOptions& options, LineListener listener)
       : options_(options),
         listener_(std::move(listener)),
-        peers_(static_cast<size_t>(options.size)) {
+        peers_(static_cast<size_t>(options.size)),
+        stragglers_(options.heartbeat_timeout.count() > 0 ? options.heartbeat_timeout * 6
+                                                          : std::chrono::minutes(1)) {
     peers_[0].host = options_.host;
   }
 
@@ -90,6 +93,7 @@ class FirstRank : public Watch::Role {
       look_at_failures(now);
       look_for_deaths(now);
       look_for_hang(now);
+      look_for_stragglers(now);
     }
   }
 
@@ -211,13 +215,23 @@ class FirstRank : public Watch::Role {
     // Work that takes long by its nature has a limit of its own.
     const double limit = peers_[0].status.hang_timeout_s * (has_task ? 10 : 1);
     if (limit > 0 && now - progress_at_ > std::chrono::duration<double>(limit)) {
-      std::vector<RankStatus> ranks;
-      for (const auto& peer : peers_) {
-        ranks.push_back({peer.host, peer.status});
-      }
-      const HangReport hang = report_hang(ranks, limit);
+      const HangReport hang = report_hang(statuses(), limit);
       end(failure_of(hang.rank, hang.text, static_cast<int>(ExitCode::kTryAgain)), now, true);
     }
+  }
+
+  void look_for_stragglers(Clock::time_point now) {
+    if (const auto words = stragglers_.look(statuses(), now)) {
+      log::warning(*words);
+    }
+  }
+
+  std::vector<RankStatus> statuses() const {
+    std::vector<RankStatus> ranks;
+    for (const auto& peer : peers_) {
+      ranks.push_back({peer.host, peer.status});
+    }
+    return ranks;
   }
 
   Failure failure_of(size_t rank, const std::string& what, int exit_code) const {
@@ -258,6 +272,7 @@ class FirstRank : public Watch::Role {
   const WatchOptions& options_;
   LineListener listener_;
   std::vector<Peer> peers_;
+  StragglerSearch stragglers_;
   std::vector<Report> reports_;  // in their order
   std::optional<Clock::time_point> first_report_at_;
   uint64_t progress_ = 0;

@@ -32,6 +32,7 @@ struct Slot {
 std::array<Slot, kRecent> slots;
 std::atomic<uint64_t> last_number = 0;
 std::atomic<uint64_t> waits_in = 0;
+std::atomic<double> waited = 0;  // seconds
 std::atomic<uint64_t> progress = 0;
 std::atomic<int64_t> step_of_run = 0;
 std::atomic<const char*> task = "";
@@ -75,8 +76,8 @@ Operation read(uint64_t number) {
   return slot.number.load(kRelaxed) == number ? operation : Operation{};
 }
 
-/// What the thread waits in; or what it has begun last and lets go on beside other work: it may look
-/// for the end of that without waiting in it.
+/// What the thread waits in; or what it has begun last and lets go on beside other work: it may
+/// look for the end of that without waiting in it.
 Operation awaited() {
   if (auto operation = read(waits_in); operation.number != 0) {
     return operation;
@@ -139,9 +140,12 @@ void end_operation(uint64_t number) {
   }
 }
 
-Waiting::Waiting(uint64_t number) : number_(number) { waits_in.store(number, kRelaxed); }
+Waiting::Waiting(uint64_t number) : number_(number), began_s_(now_s()) {
+  waits_in.store(number, kRelaxed);
+}
 
 Waiting::~Waiting() {
+  waited.store(waited.load(kRelaxed) + now_s() - began_s_, kRelaxed);
   waits_in.store(0, kRelaxed);
   end_operation(number_);
 }
@@ -208,6 +212,7 @@ Status status() {
           .step = step_of_run,
           .task = task.load(),
           .hang_timeout_s = hang_timeout,
+          .waited_s = waited,
           .last_number = last_number,
           .waits_in = awaited()};
 }
@@ -219,6 +224,7 @@ void to_json(nlohmann::json& json, const Status& status) {
           {"step", status.step},
           {"task", status.task},
           {"hang_timeout_s", status.hang_timeout_s},
+          {"waited_s", status.waited_s},
           {"last_number", status.last_number},
           {"waits_in", json_of(status.waits_in)}};
 }
@@ -231,6 +237,7 @@ void from_json(const nlohmann::json& json, Status& status) {
             .step = json.at("step"),
             .task = json.at("task"),
             .hang_timeout_s = json.at("hang_timeout_s"),
+            .waited_s = json.at("waited_s"),
             .last_number = json.at("last_number"),
             .waits_in = {.number = operation.at("number"),
                          .name = operation.at("operation"),

@@ -32,6 +32,9 @@ uint64_t begin_operation(const char* name, const char* dtype = "", int64_t eleme
                          int64_t bytes = 0);
 void end_operation(uint64_t number);
 
+/// The task of a rank that others are not meant to wait for, unlike that of a checkpoint.
+inline constexpr const char* kWaitsForData = "waits for data";
+
 /// This thread waits for an operation that has begun. It ends with the wait.
 class Waiting {
  public:
@@ -42,6 +45,7 @@ class Waiting {
 
  private:
   const uint64_t number_;
+  const double began_s_;
 };
 
 /// The run gets on: a batch begins, after so many optimizer steps.
@@ -88,6 +92,7 @@ struct Status {
   int64_t step = 0;
   std::string task;  ///< Of the innermost LongTask.
   double hang_timeout_s = 0;
+  double waited_s = 0;       ///< In collectives, since the program began.
   uint64_t last_number = 0;  ///< Of the operation that it has begun last.
   Operation waits_in;
 };

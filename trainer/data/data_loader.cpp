@@ -271,7 +271,7 @@ std::optional<Batch> DataLoader::next() {
   if (!started_) {
     throw UsageError("DataLoader: next() before start(). Call start(epoch) for each epoch.");
   }
-  const flight::LongTask task("waits for data");
+  const flight::LongTask task(flight::kWaitsForData);
   return self.next();
 }
 
