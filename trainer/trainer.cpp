@@ -420,7 +420,7 @@ void Trainer::claim_run_directory_alone(const SavedRun* saved) {
     if (lock_) {
       run_directory_ = existing;
       std::error_code ignored;  // of a failure that this stage follows
-      std::filesystem::remove(run_dir() / "error.json", ignored);
+      std::filesystem::remove(run_dir() / kErrorFile, ignored);
       return;
     }
     const std::string in_use =

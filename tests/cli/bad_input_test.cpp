@@ -329,10 +329,11 @@ TEST_F(CliTest, LastRunIsDamaged) {
   const std::string newer = "runs/version_1/checkpoints/epoch=0-step=4.ckpt";
   write_file(dir_ / newer / "manifest.json", "");
   const auto before = read_file(dir_ / checkpoint / "manifest.json");
-  expect_error(base("fit", {"--ckpt_path=last", "--trainer.max_epochs=2"}), 85,
-               newer +
-                   "/manifest.json: is no JSON object: damaged.\n  No checkpoint of this run can "
-                   "be read: name another run by --run, or a checkpoint by its path.");
+  expect_error(
+      base("fit", {"--ckpt_path=last", "--trainer.max_epochs=2"}), 85,
+      newer +
+          "/manifest.json: is not a JSON object: damaged.\n  No checkpoint of this run can "
+          "be read: name another run by --run, or a checkpoint by its path.");
   EXPECT_FALSE(std::filesystem::exists(dir_ / "runs/version_2"));
   EXPECT_FALSE(std::filesystem::exists(dir_ / "runs/version_0/checkpoints/epoch=1-step=8.ckpt"));
   EXPECT_EQ(read_file(dir_ / checkpoint / "manifest.json"), before);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <tests/support/temp_dir.h>
+
 namespace trainer {
 namespace {
 
@@ -47,6 +49,29 @@ TEST(LaunchEnds, AStoppedJobEndsAsItsSignalAsks) {
     const ProcessEnd forced{.exit_code = 1, .was_forced = true};
     EXPECT_EQ(end_of_job(forced, signal, false).exit_code, expected);
   }
+}
+
+TEST(LaunchEnds, TheErrorOfARankIsThatOfThisAttempt) {
+  const test::TempDir run;
+  const auto written_as = [&](const std::string& text) {
+    const auto file = test::write_file(run / "error.json", text);
+    return error_of_rank(run.path(), std::filesystem::last_write_time(file));
+  };
+  const std::string extra =
+      R"("extraInfo": {"timestamp": "1700000000", "rank": 1, "world_size": 2, "host": "node1",)"
+      R"( "step": 412, "exit_code": 1}}})";
+  const std::string error = R"({"message": {"message": "no idea how to train", )" + extra;
+  EXPECT_EQ(error_of_rank(run.path(), {}), "") << "there is none";
+  EXPECT_EQ(written_as(error), "rank 1/2 (node1): no idea how to train");
+  EXPECT_EQ(written_as(R"({"message": {"message": "rank 1/2 (node1, cuda:0): timeout", )" + extra),
+            "rank 1/2 (node1, cuda:0): timeout")
+      << "it is named once";
+  for (const std::string damaged : {"", "{", "[]", R"({"message": "no idea"})"}) {
+    EXPECT_EQ(written_as(damaged), "") << damaged;
+  }
+  const auto file = test::write_file(run / "error.json", error);
+  const auto later = std::filesystem::last_write_time(file) + std::chrono::milliseconds(1);
+  EXPECT_EQ(error_of_rank(run.path(), later), "") << "of an earlier attempt";
 }
 
 }  // namespace

@@ -35,9 +35,9 @@ TEST(LaunchHosts, MistakesAreToldWithTheirPlace) {
   const auto text_of = [](const std::string& list) {
     return test::thrown<ConfigError>([&] { parse_hosts(list, std::nullopt); });
   };
-  EXPECT_EQ(text_of("a:x"), "--hosts a:x: 'x' is no number of ranks. Give 1 or more.");
-  EXPECT_EQ(text_of("a:0"), "--hosts a:0: '0' is no number of ranks. Give 1 or more.");
-  EXPECT_EQ(text_of("a,,b"), "--hosts a,,b: '' is no name of a host. Write name:8.");
+  EXPECT_EQ(text_of("a:x"), "--hosts a:x: 'x' is not a number of ranks. Give 1 or more.");
+  EXPECT_EQ(text_of("a:0"), "--hosts a:0: '0' is not a number of ranks. Give 1 or more.");
+  EXPECT_EQ(text_of("a,,b"), "--hosts a,,b: '' is not a host name. Write name:8.");
   EXPECT_EQ(text_of("a,a"), "--hosts a,a: a is named twice. Name it once, with all its slots.");
   EXPECT_EQ(test::thrown<ConfigError>([&] { read_hostfile(file, std::nullopt); }),
             file + ":2: 'slotz=2' is not known here. Write name slots=8.");
@@ -57,8 +57,12 @@ TEST(LaunchHosts, TheJobHasAsManyRanksAsSlotsOrFewer) {
             "launch: -n 9, but the hosts have 8 slots. Start fewer ranks, or give the hosts more "
             "slots.");
   EXPECT_EQ(test::thrown<ConfigError>([] { job_of({.num_ranks = 2, .min_ranks = 1}); }),
-            "launch: --min-ranks 1 is how many ranks of -n 2 go on where hosts are lost. Give "
-            "hosts, and at most that number.");
+            "launch: --min-ranks 1 says how many ranks go on where a host is lost, but no hosts "
+            "are given. Give --hosts or --hostfile, or leave it out.");
+  options = {.hosts = "a:4,b:4", .min_ranks = 9};
+  EXPECT_EQ(test::thrown<ConfigError>([&] { job_of(options); }),
+            "launch: --min-ranks 9 is more than the 8 ranks of the job. Give at most that "
+            "number.");
   EXPECT_EQ(test::thrown<ConfigError>([] { job_of({}); }),
             "launch: how many ranks? Give -n, or --hosts or --hostfile with slots.");
 }

@@ -1,11 +1,8 @@
 // `trainer launch`: what it starts, and what it does when something of that is lost.
 
-#include <chrono>
 #include <csignal>
 #include <fstream>
-#include <functional>
 #include <iterator>
-#include <thread>
 
 #include <gmock/gmock.h>
 
@@ -37,38 +34,67 @@ Words launch(const Words& options, const Words& words = {}) {
   return all;
 }
 
-bool wait_until(const std::function<bool()>& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
-  while (!condition()) {
-    if (std::chrono::steady_clock::now() > deadline) {
-      return false;
-    }
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  return true;
+std::string read(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// What lives of a launch and has this variable.
-std::vector<pid_t> processes_of(pid_t launch, const std::string& variable = "") {
-  const std::string of_launch = ".trainer_launch_" + std::to_string(launch);
-  std::vector<pid_t> found;
-  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
-    const std::string name = entry.path().filename().string();
-    if (name.find_first_not_of("0123456789") == std::string::npos && std::stoi(name) != launch) {
-      std::ifstream file(entry.path() / "environ", std::ios::binary);
-      const std::string environment{std::istreambuf_iterator<char>(file), {}};
-      if (environment.find(of_launch) != std::string::npos &&
-          ('\0' + environment).find('\0' + variable) != std::string::npos) {
-        found.push_back(std::stoi(name));
+/// A launch, from the moment at which its ranks have saved on.
+class SavingLaunch {
+ public:
+  SavingLaunch(const Training& training, const Words& command,
+               const std::map<std::string, std::string>& environment = kPatient)
+      : folder_(training.folder()), process_(command, folder_, with_mark(environment)) {
+    EXPECT_TRUE(wait_until([&] {
+      return std::filesystem::exists(training.checkpoints() / "last") || !process_.running();
+    }));
+    EXPECT_TRUE(process_.running()) << process_.wait(1).err;
+  }
+
+  /// What lives of it, without itself, and has this variable.
+  std::vector<pid_t> processes(const std::string& variable = "") const {
+    std::vector<pid_t> found;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const std::string name = entry.path().filename().string();
+      if (name.find_first_not_of("0123456789") == std::string::npos && std::stoi(name) != pid_) {
+        const std::string environment = '\0' + read(entry.path() / "environ");
+        if (environment.find('\0' + (kMark + ("=" + folder_.string())) + '\0') !=
+                std::string::npos &&
+            environment.find('\0' + variable) != std::string::npos) {
+          found.push_back(std::stoi(name));
+        }
       }
     }
+    return found;
   }
-  return found;
-}
 
-bool has_saved(const Training& training) {
-  return std::filesystem::exists(training.checkpoints() / "last");
-}
+  void send(int signal) const { ::kill(pid_, signal); }
+
+  /// Whether it has not yet taken a signal that it was sent.
+  bool is_pending(int signal) const {
+    const std::string status = read("/proc/" + std::to_string(pid_) + "/status");
+    const std::string field = "\nShdPnd:\t";
+    const auto at = status.find(field);
+    return at != std::string::npos &&
+           (std::stoull(status.substr(at + field.size()), nullptr, 16) >> (signal - 1) & 1) != 0;
+  }
+
+  bool running() const { return process_.running(); }
+  ProcessResult wait() { return process_.wait(); }
+
+ private:
+  static constexpr const char* kMark = "TRAINER_TEST_FOLDER";
+
+  std::map<std::string, std::string> with_mark(
+      std::map<std::string, std::string> environment) const {
+    environment[kMark] = folder_.string();
+    return environment;
+  }
+
+  const std::filesystem::path folder_;
+  Process process_;
+  const pid_t pid_ = process_.pid();
+};
 
 TEST(Launch, AJobThatSucceedsSaysNoMoreThanMpirun) {
   const Training training;
@@ -86,12 +112,11 @@ TEST(Launch, AKilledJobGoesOnFromItsCheckpointAndEndsAsOneThatWasNot) {
   // mpirun has none of the variables that it gives to ranks: it is the first process of all.
   for (const std::string victim : {"OMPI_COMM_WORLD_RANK=0", "OMPI_COMM_WORLD_RANK=1", ""}) {
     const Training killed;
-    Process process(launch({"-n", "2", "--max-restarts", "1"}, kLong), killed.folder(), kPatient);
-    ASSERT_TRUE(wait_until([&] { return has_saved(killed); })) << process.wait(1).err;
-    const auto victims = processes_of(process.pid(), victim);
-    ASSERT_FALSE(victims.empty()) << process.wait(1).err;
+    SavingLaunch job(killed, launch({"-n", "2", "--max-restarts", "1"}, kLong));
+    const auto victims = job.processes(victim);
+    ASSERT_FALSE(victims.empty());
     ::kill(victims.front(), SIGKILL);
-    const auto result = process.wait();
+    const auto result = job.wait();
     ASSERT_EQ(result.exit_code, 0) << result.err;
     EXPECT_THAT(result.err,
                 AllOf(HasSubstr("launch: attempt 1 of 2 has failed\n"
@@ -156,45 +181,39 @@ TEST(Launch, ASignalSavesAndEndsTheJob) {
     const Training training;
     Words words = kEndless;
     words.emplace_back("--trainer.callbacks=[]");  // saves at the end of an epoch
-    Process process(launch({"-n", "2", "--max-restarts", "3"}, words), training.folder(), kPatient);
-    const pid_t pid = process.pid();
-    ASSERT_TRUE(wait_until([&] { return has_saved(training); })) << process.wait(1).err;
-    ::kill(pid, signal);
-    const auto result = process.wait();
+    SavingLaunch job(training, launch({"-n", "2", "--max-restarts", "3"}, words));
+    job.send(signal);
+    const auto result = job.wait();
     EXPECT_EQ(result.exit_code, exit_code) << result.err;
     EXPECT_THAT(result.err,
                 HasSubstr("stopped by signal 10 after " + std::to_string(training.last_step()) +
                           " steps; to go on, run the same command with --ckpt_path=last"));
     EXPECT_THAT(result.err, Not(HasSubstr("launch:")));
-    EXPECT_TRUE(processes_of(pid).empty());
+    EXPECT_TRUE(job.processes().empty());
   }
 }
 
 TEST(Launch, ASecondCtrlCEndsAJobThatDoesNotStop) {
   const Training training;
-  Process process(launch({"-n", "2"}, kEndless), training.folder(), kPatient);
-  const pid_t pid = process.pid();
-  ASSERT_TRUE(wait_until([&] { return has_saved(training); })) << process.wait(1).err;
-  for (const pid_t rank : processes_of(pid, "OMPI_COMM_WORLD_RANK=1")) {
+  SavingLaunch job(training, launch({"-n", "2"}, kEndless));
+  for (const pid_t rank : job.processes("OMPI_COMM_WORLD_RANK=1")) {
     ::kill(rank, SIGSTOP);
   }
-  ::kill(pid, SIGINT);
-  std::this_thread::sleep_for(std::chrono::milliseconds(500));
-  EXPECT_TRUE(process.running());
-  ::kill(pid, SIGINT);
-  EXPECT_EQ(process.wait().exit_code, 130);
-  EXPECT_TRUE(processes_of(pid).empty());
+  job.send(SIGINT);
+  ASSERT_TRUE(wait_until([&] { return !job.is_pending(SIGINT); }));
+  EXPECT_TRUE(job.running());
+  job.send(SIGINT);
+  EXPECT_EQ(job.wait().exit_code, 130);
+  EXPECT_TRUE(job.processes().empty());
 }
 
 TEST(Launch, NoProcessIsLeftWhenItIsKilled) {
   const Training training;
-  Process process(launch({"-n", "2"}, kEndless), training.folder(), kPatient);
-  const pid_t pid = process.pid();
-  ASSERT_TRUE(wait_until([&] { return has_saved(training); })) << process.wait(1).err;
-  EXPECT_GE(processes_of(pid).size(), 3U) << "mpirun and two ranks";
-  ::kill(pid, SIGKILL);
-  process.wait();
-  EXPECT_TRUE(wait_until([&] { return processes_of(pid).empty(); }));
+  SavingLaunch job(training, launch({"-n", "2"}, kEndless));
+  EXPECT_GE(job.processes().size(), 3U) << "mpirun and two ranks";
+  job.send(SIGKILL);
+  job.wait();
+  EXPECT_TRUE(wait_until([&] { return job.processes().empty(); }));
 }
 
 /// Hosts that are this computer under other names: ssh to them is this script.
@@ -203,7 +222,7 @@ constexpr const char* kAgent =
     "while [ \"${1#-}\" != \"$1\" ]; do shift; done\n"
     "export FAKE_HOST=$1\n"
     "shift\n"
-    "[ -e \"$FAKE_HOSTS/$FAKE_HOST.down\" ] && exit 255\n"
+    "[ -e \"$FAKE_HOSTS/$FAKE_HOST.down\" ] && echo >> \"$FAKE_HOSTS/tries\" && exit 255\n"
     "command=$*\n"
     "exec unshare --uts sh -c 'hostname $FAKE_HOST && exec sh -c \"$0\"' \"$command\"\n";
 
@@ -225,14 +244,14 @@ class LaunchHostsTest : public ::testing::Test {
 };
 
 TEST_F(LaunchHostsTest, WhereAHostIsLostFewerRanksGoOn) {
-  Process process(launch({"--hosts", "n1,n2", "--max-restarts", "1", "--min-ranks", "1"}, kLong),
-                  training_.folder(), environment_);
-  ASSERT_TRUE(wait_until([&] { return has_saved(training_); })) << process.wait(1).err;
+  SavingLaunch job(training_,
+                   launch({"--hosts", "n1,n2", "--max-restarts", "1", "--min-ranks", "1"}, kLong),
+                   environment_);
   write_file(training_.folder() / "n2.down", "");
-  for (const pid_t pid : processes_of(process.pid(), "FAKE_HOST=n2")) {
+  for (const pid_t pid : job.processes("FAKE_HOST=n2")) {
     ::kill(pid, SIGKILL);
   }
-  const auto result = process.wait();
+  const auto result = job.wait();
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.err, AllOf(HasSubstr("2 processes on 2 nodes (Open MPI, mpirun)"),
                                 HasSubstr("  exit code  75\n  lost       n2\n  saved      step "),
@@ -249,9 +268,10 @@ TEST_F(LaunchHostsTest, AHostThatDoesNotAnswerIsWaitedFor) {
               EndsWith("  lost       n2\n"
                        "  saved      nothing\n"
                        "  next       nothing: too few hosts answer. --min-ranks 1 would go on\n"));
+  const auto tries = write_file(training_.folder() / "tries", "");
   Process process(launch({"--hosts", "n1,n2", "--max-restarts", "1"}), training_.folder(),
                   environment_);
-  std::this_thread::sleep_for(std::chrono::seconds(4));
+  EXPECT_TRUE(wait_until([&] { return read_file(tries).size() >= 3; })) << "by the job, and twice";
   std::filesystem::remove(training_.folder() / "n2.down");
   const auto later = process.wait();
   EXPECT_EQ(later.exit_code, 0) << later.err;

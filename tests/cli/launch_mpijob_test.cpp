@@ -55,9 +55,20 @@ TEST_F(MPIJobTest, OptionsWithoutAMeaningThereAreRefused) {
             "error: launch: --emit mpijob needs -n, the number of ranks, as a multiple of --nodes "
             "1.\n");
   EXPECT_EQ(emit({"-n", "3", "--nodes", "2", "--", "fit"}).exit_code, 2);
+  EXPECT_EQ(emit({"-n", "2", "--min-ranks", "3", "--", "fit"}).err,
+            "error: launch: --min-ranks 3 is more than the 2 ranks of the job. Give at most that "
+            "number.\n");
   EXPECT_EQ(emit({"-n", "2", "--hosts", "a,b", "--", "fit"}).err,
             "error: launch: --emit mpijob has the cluster choose the hosts. Leave --hosts and "
             "--hostfile out, and say how many by --nodes.\n");
+}
+
+TEST_F(MPIJobTest, AnArgumentThatIsNotUTF8IsNamed) {
+  const auto result = emit({"-n", "2", "--", "fit", "--config", "caf\xe9.yaml"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.err,
+            "error: launch: --emit mpijob: the argument \"caf\uFFFD.yaml\" is not UTF-8, as YAML "
+            "has to be. Give it, or the file that it names, a name in UTF-8.\n");
 }
 
 }  // namespace

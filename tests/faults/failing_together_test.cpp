@@ -207,26 +207,29 @@ class FailingTogether : public ::testing::Test {
 TEST_F(FailingTogether, EveryFaultOfOneEndsAllAndTheResumedRunIsTheUndisturbedOne) {
   std::mt19937 random(static_cast<uint32_t>(number("TRAINER_FAULT_SEED", 1)));
   const int cases = number("TRAINER_FAULT_CASES", 30);
-  // What takes long by its nature, a hang in which is noticed late.
-  const std::vector<std::string> slow_hooks = {"configure_model", "setup", "configure_optimizers",
-                                               "on_fit_start", "on_save_checkpoint"};
-  const std::vector<std::string> quick_hooks = {"on_train_start",       "on_train_epoch_start",
-                                                "on_train_batch_start", "training_step",
-                                                "on_before_zero_grad",  "on_before_backward",
-                                                "on_after_backward",    "on_before_optimizer_step",
-                                                "on_train_batch_end",   "on_validation_epoch_start",
-                                                "validation_step",      "on_validation_epoch_end",
-                                                "on_train_epoch_end",   "on_train_end"};
-  auto all_hooks = slow_hooks;
-  all_hooks.insert(all_hooks.end(), quick_hooks.begin(), quick_hooks.end());
+  const std::vector<std::string> hooks = {
+      // What takes long by its nature, a hang in which is noticed late.
+      "configure_model", "setup", "configure_optimizers", "on_fit_start", "on_save_checkpoint",
+      // The steps.
+      "on_train_start", "on_train_epoch_start", "on_train_batch_start", "training_step",
+      "on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step",
+      "on_train_batch_end", "on_validation_epoch_start", "validation_step",
+      "on_validation_epoch_end", "on_train_epoch_end",
+      // Nothing is left to stop.
+      "on_train_end"};
+  const auto draw = [&](const Fault& fault) {
+    const size_t begin = fault.name == "sleep" ? 5 : 0;
+    const bool is_signal = fault.name == "terminate" || fault.name == "mark";
+    const size_t end = hooks.size() - (is_signal ? 1 : 0);
+    return hooks[begin + random() % (end - begin)];
+  };
   for (int i = 0; i < cases && !HasFailure(); ++i) {
     // Each fault as often as any other, with each strategy, on two ranks more often than on four.
     const auto turn = static_cast<size_t>(i);
     const size_t round = turn / faults().size();
     const auto ranks = round % 3 == 2 ? 4U : 2U;
     const auto& fault = faults()[turn % faults().size()];
-    const auto& hooks = fault.name == "sleep" ? quick_hooks : all_hooks;
-    const std::string hook = hooks[random() % hooks.size()];
+    const std::string hook = draw(fault);
     try_case({.strategy = round % 2 == 0 ? "ddp" : "fsdp",
               .hook = hook,
               .fault = fault,

@@ -92,6 +92,17 @@ ProcessResult Process::wait(int timeout_s) {
   return result;
 }
 
+bool wait_until(const std::function<bool()>& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (!condition()) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      return false;
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
+
 ProcessResult run(const std::vector<std::string>& command,
                   const std::filesystem::path& working_directory,
                   const std::map<std::string, std::string>& environment) {

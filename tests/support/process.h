@@ -4,6 +4,7 @@
 #include <sys/types.h>
 
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -35,6 +36,9 @@ class Process {
   pid_t pid_ = -1;
   std::filesystem::path out_, err_;
 };
+
+/// Waits for what another process does. False where it has not come after 30 seconds.
+bool wait_until(const std::function<bool()>& condition);
 
 /// Starts it and waits.
 ProcessResult run(const std::vector<std::string>& command,

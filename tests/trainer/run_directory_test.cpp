@@ -235,9 +235,9 @@ TEST(OpenCheckpoint, DoesNotPassByTheNewestRunWhereItsCheckpointsAreDamaged) {
     return thrown<CheckpointError>([&] { opened("last", run, dir.path()); });
   };
   write_file(manifest, "{\"sch");
-  EXPECT_EQ(error({}), manifest.string() + ": is no JSON object: damaged." + advice);
+  EXPECT_EQ(error({}), manifest.string() + ": is not a JSON object: damaged." + advice);
   RunDirectory(dir / "version_1").point("last", "b.ckpt");
-  EXPECT_EQ(error({}), manifest.string() + ": is no JSON object: damaged." + advice);
+  EXPECT_EQ(error({}), manifest.string() + ": is not a JSON object: damaged." + advice);
   EXPECT_EQ(error(dir / "version_1"), error({}));
   std::filesystem::remove(manifest);
   EXPECT_EQ(error({}), damaged.string() +
@@ -260,7 +260,7 @@ TEST(OpenCheckpoint, TellsOfADamagedManifestBeforeItTakesAnOlderCheckpoint) {
   const std::string told = ::testing::internal::GetCapturedStderr();
   EXPECT_EQ(path, older);
   EXPECT_NE(told.find((damaged / "manifest.json").string() +
-                      ": is no JSON object: damaged.\n  Trying the one before it, " +
+                      ": is not a JSON object: damaged.\n  Trying the one before it, " +
                       older.string() + "."),
             std::string::npos)
       << told;

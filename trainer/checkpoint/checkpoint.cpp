@@ -22,7 +22,7 @@ nlohmann::json parse(const fs::Path& path, const std::string& text) {
   auto parsed = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (parsed.is_discarded() || !parsed.is_object()) {
     throw CheckpointError(
-        fmt::format("{}: is no JSON object: damaged.\n  {}", path.string(), kUseAnother));
+        fmt::format("{}: is not a JSON object: damaged.\n  {}", path.string(), kUseAnother));
   }
   return parsed;
 }

@@ -39,7 +39,7 @@ nlohmann::json segments_of(const safetensors::File& file) {
   auto segments = nlohmann::json::parse(text->second, nullptr, /*allow_exceptions=*/false);
   if (!segments.is_object()) {
     throw CheckpointError(
-        fmt::format("{}: '{}' in its metadata is no JSON object: damaged.\n  Load another "
+        fmt::format("{}: '{}' in its metadata is not a JSON object: damaged.\n  Load another "
                     "checkpoint.",
                     file.path().string(), kSegments));
   }

@@ -39,7 +39,7 @@ constexpr const char* kExitCodes =
     "  2    bad command line or configuration\n"
     "  66   data or checkpoint missing, unreadable or damaged\n"
     "  74   cannot write: disk full, no permission\n"
-    "  75   processes that train together have lost each other, or launch a host\n"
+    "  75   the ranks lost each other, or `launch` lost a host\n"
     "  85   the checkpoint is damaged or belongs to another architecture\n"
     "  124  a time limit of mpirun is over (launch)\n"
     "  137  a process was killed; 128 + n: ended by signal n (launch)\n"
@@ -213,8 +213,7 @@ int run(int argc, char** argv) {
        .run = describe_sharding,
        .takes_ranks = true},
       {kCheckpoint, "What can be done with a checkpoint: consolidate.", consolidate_checkpoint},
-      {kLaunch, "Start ranks on this and other computers, and again where one is lost.",
-       launch_job},
+      {kLaunch, "Start the ranks of a job, and restart them when one is lost.", launch_job},
   };
   std::vector<std::string> names;
   for (Command& command : commands) {

@@ -1,9 +1,14 @@
 #include <trainer/cli/launch.h>
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
+#include <regex>
 #include <utility>
 
 #include <fmt/format.h>
@@ -12,9 +17,11 @@
 #include <trainer/cli/command.h>
 #include <trainer/cli/launch_ends.h>
 #include <trainer/cli/launch_hosts.h>
+#include <trainer/cli/launch_mpijob.h>
 #include <trainer/cli/launched_process.h>
 #include <trainer/core/console.h>
 #include <trainer/core/error.h>
+#include <trainer/core/host.h>
 #include <trainer/run_directory.h>
 #include <trainer/world.h>
 
@@ -27,36 +34,50 @@ constexpr auto kBetweenProbes = std::chrono::seconds(2);
 /// current folder, which mpirun enters on each of them. It goes with this object.
 class RunFile {
  public:
-  explicit RunFile(bool is_for_hosts)
-      : path_((is_for_hosts ? std::filesystem::current_path()
-                            : std::filesystem::temp_directory_path()) /
-              fmt::format(".trainer_launch_{}", ::getpid())) {
-    remove();  // of a process that had the same number
+  explicit RunFile(bool is_for_hosts) {
+    const fs::Path folder =
+        is_for_hosts ? std::filesystem::current_path() : std::filesystem::temp_directory_path();
+    path_ = (folder / fmt::format(".trainer_launch_{}_XXXXXX", host_name())).string();
+    const int file = ::mkstemp(path_.data());
+    if (file < 0) {
+      throw IoError(fmt::format(
+          "launch: cannot create a file in {}: {}.\n  {}", folder.string(), std::strerror(errno),
+          is_for_hosts ? "Start launch in a folder that can be written to, on all hosts."
+                       : "Name a folder that can be written to in TMPDIR."));
+    }
+    ::close(file);
     ::setenv(kRunFileVariable, path_.c_str(), 1);
   }
   RunFile(const RunFile&) = delete;
   RunFile& operator=(const RunFile&) = delete;
   ~RunFile() {
-    remove();
+    std::error_code error;
+    std::filesystem::remove(path_, error);
     ::unsetenv(kRunFileVariable);
   }
+
+  /// What the processes of this launch have in their environment.
+  std::string mark() const { return fmt::format("{}={}", kRunFileVariable, path_); }
 
   /// The run, once there is one.
   std::optional<RunDirectory> run() const {
     std::error_code error;
-    if (!std::filesystem::exists(path_, error)) {
+    const auto size = std::filesystem::file_size(path_, error);
+    if (error || size == 0) {
       return std::nullopt;
     }
     return RunDirectory(fs::read_text(path_));
   }
 
- private:
-  void remove() const {
+  /// By the clock of its file system: that of a folder which hosts share is not this computer's.
+  std::filesystem::file_time_type now() const {
     std::error_code error;
-    std::filesystem::remove(path_, error);
+    ::utimensat(AT_FDCWD, path_.c_str(), nullptr, 0);
+    return std::filesystem::last_write_time(path_, error);
   }
 
-  fs::Path path_;
+ private:
+  std::string path_;
 };
 
 struct SavedCheckpoint {
@@ -64,8 +85,7 @@ struct SavedCheckpoint {
   int64_t step = 0;
 };
 
-std::optional<SavedCheckpoint> newest_checkpoint(const RunFile& file) {
-  const auto run = file.run();
+std::optional<SavedCheckpoint> newest_checkpoint(const std::optional<RunDirectory>& run) {
   const auto last = run ? run->last() : std::nullopt;
   if (!last) {
     return std::nullopt;
@@ -103,29 +123,37 @@ std::string names_of(const std::vector<Host>& hosts) {
   return fmt::format("{}", fmt::join(names, ", "));
 }
 
-/// A job and its attempts.
-class Attempts {
+/// Text in the second column of what is told.
+std::string aligned(const std::string& text) {
+  return std::regex_replace(text, std::regex("\n"), "\n             ");
+}
+
+/// Runs a job, and again where that may help.
+class JobSupervisor {
  public:
-  Attempts(const LaunchOptions& options, Job job)
-      : options_(options), all_(std::move(job)), job_(all_), file_(!all_.hosts.empty()) {}
+  JobSupervisor(const LaunchOptions& options, Job job)
+      : options_(options), all_(std::move(job)), job_(all_) {}
 
   /// Until one succeeds, or none may any more.
   int run() {
     for (int64_t attempt = 1;; ++attempt) {
+      const auto start = file_.now();
       const ProcessEnd mpirun = supervision_.run(command_of(job_));
       JobEnd end = end_of_job(mpirun, supervision_.stop_signal(), !all_.hosts.empty());
       if (end.exit_code == 0 || supervision_.stop_signal() != 0) {
         return end.exit_code;
       }
-      if (!find_hosts(end) || !is_worth_another(end)) {
+      const bool has_another = attempt <= options_.max_restarts;
+      if (!find_hosts(end, has_another) || !is_worth_another(end)) {
         return end.exit_code;
       }
-      const auto checkpoint = newest_checkpoint(file_);
-      const bool goes_on = attempt <= options_.max_restarts && has_enough_hosts();
+      const auto run = file_.run();
+      const auto checkpoint = newest_checkpoint(run);
+      const bool goes_on = has_another && has_enough_hosts();
       if (goes_on && checkpoint) {
         job_.arguments = resuming(all_.arguments, *checkpoint);
       }
-      tell(attempt, end, checkpoint, goes_on);
+      tell(attempt, end, run ? error_of_rank(run->path(), start) : "", checkpoint);
       if (!goes_on) {
         return end.exit_code;
       }
@@ -141,8 +169,9 @@ class Attempts {
   bool has_enough_hosts() const { return slots_of(job_.hosts) >= min_slots_ || all_.hosts.empty(); }
 
   /// Finds out which hosts are left. mpirun ends with 1 both where it cannot start a daemon on one
-  /// and where a rank does: the hosts tell. False where a signal came meanwhile.
-  bool find_hosts(JobEnd& end) {
+  /// and where a rank does: the hosts tell. Waits for them where there is another attempt. False
+  /// where a signal came meanwhile.
+  bool find_hosts(JobEnd& end, bool has_another) {
     const bool is_of_hosts = end.may_pass || end.exit_code == static_cast<int>(ExitCode::kUserCode);
     if (all_.hosts.empty() || !is_of_hosts) {
       return true;
@@ -158,7 +187,8 @@ class Attempts {
       if (is_first && !end.may_pass && job_.hosts.size() < all_.hosts.size()) {
         end = {static_cast<int>(ExitCode::kTryAgain), "a host cannot be reached", true};
       }
-      if (!end.may_pass || has_enough_hosts() || std::chrono::steady_clock::now() > deadline) {
+      const bool may_wait = has_another && std::chrono::steady_clock::now() <= deadline;
+      if (!end.may_pass || has_enough_hosts() || !may_wait) {
         job_.num_ranks = std::min(all_.num_ranks, slots_of(job_.hosts));
         return true;
       }
@@ -166,14 +196,14 @@ class Attempts {
     }
   }
 
-  void tell(int64_t attempt, const JobEnd& end, const std::optional<SavedCheckpoint>& checkpoint,
-            bool goes_on) const {
-    const auto saved = checkpoint
-                           ? fmt::format("step {}, {}", checkpoint->step, checkpoint->path.string())
-                           : std::string("nothing");
+  void tell(int64_t attempt, const JobEnd& end, const std::string& error,
+            const std::optional<SavedCheckpoint>& checkpoint) const {
     std::string text =
         fmt::format("launch: attempt {} of {} has failed\n  cause      {}\n  exit code  {}\n",
                     attempt, options_.max_restarts + 1, end.cause, end.exit_code);
+    if (!error.empty()) {
+      text += fmt::format("  error      {}\n", aligned(error));
+    }
     std::vector<Host> lost;
     for (const Host& host : all_.hosts) {
       if (std::find(job_.hosts.begin(), job_.hosts.end(), host) == job_.hosts.end()) {
@@ -183,32 +213,44 @@ class Attempts {
     if (!lost.empty()) {
       text += fmt::format("  lost       {}\n", names_of(lost));
     }
-    text += fmt::format("  saved      {}\n  next       ", saved);
-    if (goes_on) {
-      text += fmt::format("attempt {} on {} rank{}, from {}", attempt + 1, job_.num_ranks,
-                          job_.num_ranks == 1 ? "" : "s",
-                          checkpoint ? "that checkpoint" : "the beginning");
-    } else {
-      text += !has_enough_hosts()
-                  ? fmt::format("nothing: too few hosts answer. --min-ranks {} would go on",
-                                slots_of(job_.hosts))
-                  : fmt::format("nothing: that was the last attempt. --max-restarts {} allows more",
-                                std::max<int64_t>(2 * options_.max_restarts, 1));
-      if (checkpoint) {
-        text +=
-            fmt::format("\n             to go on: the same command with --ckpt_path=last --run {}",
-                        checkpoint->run.string());
-      }
-    }
+    text += fmt::format(
+        "  saved      {}\n  next       {}",
+        checkpoint ? fmt::format("step {}, {}", checkpoint->step, checkpoint->path.string())
+                   : "nothing",
+        next_of(attempt, checkpoint));
     console::write_line(text);
+  }
+
+  /// What comes after an attempt, or what could be done.
+  std::string next_of(int64_t attempt, const std::optional<SavedCheckpoint>& checkpoint) const {
+    std::string advice;
+    if (attempt > options_.max_restarts) {
+      advice = fmt::format("that was the last attempt. --max-restarts {} allows more",
+                           std::max<int64_t>(2 * options_.max_restarts, 1));
+    } else if (has_enough_hosts()) {
+      return fmt::format("attempt {} on {} rank{}, from {}", attempt + 1, job_.num_ranks,
+                         job_.num_ranks == 1 ? "" : "s",
+                         checkpoint ? "that checkpoint" : "the beginning");
+    } else if (job_.hosts.empty()) {
+      advice = fmt::format("no host answers. --host-wait {} waits longer",
+                           std::max<int64_t>(2 * options_.host_wait_s, 60));
+    } else {
+      advice =
+          fmt::format("too few hosts answer. --min-ranks {} would go on", slots_of(job_.hosts));
+    }
+    if (checkpoint) {
+      advice +=
+          "\nto go on: the same command with --ckpt_path=last --run " + checkpoint->run.string();
+    }
+    return "nothing: " + aligned(advice);
   }
 
   const LaunchOptions& options_;
   const Job all_;  // as it was asked for
   Job job_;        // of the next attempt
   const int64_t min_slots_ = options_.min_ranks.value_or(all_.num_ranks);
-  Supervision supervision_;
-  RunFile file_;
+  RunFile file_{!all_.hosts.empty()};
+  Supervision supervision_{file_.mark()};
 };
 
 void check(const LaunchOptions& options) {
@@ -253,13 +295,23 @@ Job job_of(const LaunchOptions& options) {
                     "give the hosts more slots.",
                     job.num_ranks, slots));
   }
-  if (options.min_ranks && (job.hosts.empty() || *options.min_ranks > job.num_ranks)) {
+  if (options.min_ranks && job.hosts.empty()) {
     throw ConfigError(
-        fmt::format("launch: --min-ranks {} is how many ranks of -n {} go on where hosts are lost. "
-                    "Give hosts, and at most that number.",
-                    *options.min_ranks, job.num_ranks));
+        fmt::format("launch: --min-ranks {} says how many ranks go on where a host is lost, but no "
+                    "hosts are given. Give --hosts or --hostfile, or leave it out.",
+                    *options.min_ranks));
   }
+  check_min_ranks(options, job.num_ranks);
   return job;
+}
+
+void check_min_ranks(const LaunchOptions& options, int64_t num_ranks) {
+  if (options.min_ranks && *options.min_ranks > num_ranks) {
+    throw ConfigError(
+        fmt::format("launch: --min-ranks {} is more than the {} ranks of the job. "
+                    "Give at most that number.",
+                    *options.min_ranks, num_ranks));
+  }
 }
 
 int launch_job(const Arguments& arguments) {
@@ -269,7 +321,7 @@ int launch_job(const Arguments& arguments) {
     console::print(mpijob(options));
     return static_cast<int>(ExitCode::kOk);
   }
-  return Attempts(options, job_of(options)).run();
+  return JobSupervisor(options, job_of(options)).run();
 }
 
 }  // namespace trainer

@@ -26,8 +26,7 @@ struct LaunchOptions {
 /// The job that is asked for. Throws ConfigError and DataError.
 Job job_of(const LaunchOptions& options);
 
-/// The MPIJob (kubeflow.org/v2beta1) that does the same in a Kubernetes cluster, as YAML. Throws
-/// ConfigError where the options have no meaning there.
-std::string mpijob(const LaunchOptions& options);
+/// Throws ConfigError where --min-ranks is more than this.
+void check_min_ranks(const LaunchOptions& options, int64_t num_ranks);
 
 }  // namespace trainer

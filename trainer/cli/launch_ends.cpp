@@ -5,6 +5,8 @@
 #include <fmt/format.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/failure.h>
+#include <trainer/core/json.h>
 
 namespace trainer {
 namespace {
@@ -15,6 +17,8 @@ constexpr int kTimeLimit = 110;
 
 constexpr int kTimedOut = 124;  // as timeout(1) has it
 constexpr int kOfSignal = 128;
+
+constexpr uint64_t kMaxErrorBytes = 1 << 20;
 
 constexpr int code(ExitCode exit_code) { return static_cast<int>(exit_code); }
 
@@ -43,7 +47,7 @@ JobEnd end_of_job(const ProcessEnd& mpirun, int stop_signal, bool has_hosts) {
     case kTimeLimit: return {kTimedOut, "mpirun's time limit (MPIEXEC_TIMEOUT) is over", true};
     case kTimedOut: return {kTimedOut, "a time limit is over", true};
     case code(ExitCode::kTryAgain):
-      return {ended, "the ranks have lost each other, or a rank was stopped by SIGUSR1", true};
+      return {ended, "the ranks lost each other, or a rank was stopped by SIGUSR1", true};
     case code(ExitCode::kInterrupted):
     case code(ExitCode::kTerminated): return {ended, "a rank was asked to stop"};
     case code(ExitCode::kOk): return {};
@@ -69,6 +73,27 @@ JobEnd end_of_job(const ProcessEnd& mpirun, int stop_signal, bool has_hosts) {
             true};
   }
   return {ended, fmt::format("a rank has ended with exit code {}", ended)};
+}
+
+std::string error_of_rank(const fs::Path& run, std::filesystem::file_time_type since) {
+  std::error_code missing;
+  const auto written = std::filesystem::last_write_time(run / kErrorFile, missing);
+  if (missing || written < since) {
+    return "";
+  }
+  try {
+    const auto file = nlohmann::json::parse(fs::read_text(run / kErrorFile, kMaxErrorBytes));
+    const auto& message = file.at("message").at("message").get_ref<const std::string&>();
+    const auto& extra = file.at("message").at("extraInfo");
+    const auto rank = fmt::format("rank {}/{} (", json::to_int64(extra.at("rank")),
+                                  json::to_int64(extra.at("world_size")));
+    return message.starts_with(rank)  // as that of the communicator
+               ? message
+               : fmt::format("{}{}): {}", rank, extra.at("host").get<std::string>(), message);
+  } catch (const DataError&) {
+  } catch (const nlohmann::json::exception&) {
+  }
+  return "";  // what is damaged explains nothing
 }
 
 }  // namespace trainer

@@ -20,7 +20,8 @@ int64_t parse_slots(const std::string& text, const std::string& where) {
   int64_t slots = 0;
   const char* end = text.data() + text.size();
   if (std::from_chars(text.data(), end, slots).ptr != end || slots < 1) {
-    throw ConfigError(fmt::format("{}: '{}' is no number of ranks. Give 1 or more.", where, text));
+    throw ConfigError(
+        fmt::format("{}: '{}' is not a number of ranks. Give 1 or more.", where, text));
   }
   return slots;
 }
@@ -43,7 +44,7 @@ void add(std::vector<Host>& hosts, Host host, const std::string& where, const ch
   const bool is_name = !host.name.empty() && host.name.find_first_of(":,=") == std::string::npos;
   if (!is_name) {
     throw ConfigError(
-        fmt::format("{}: '{}' is no name of a host. Write {}.", where, host.name, example));
+        fmt::format("{}: '{}' is not a host name. Write {}.", where, host.name, example));
   }
   for (const Host& other : hosts) {
     if (other.name == host.name) {
@@ -107,6 +108,9 @@ int64_t slots_of(const std::vector<Host>& hosts) {
 std::vector<Host> hosts_that_answer(Supervision& supervision, const std::vector<Host>& hosts) {
   std::vector<Host> answering;
   for (const Host& host : hosts) {
+    if (supervision.stop_signal() != 0) {
+      break;
+    }
     const auto command = command_of({.num_ranks = 1, .hosts = {{host.name, 1}}}, "true");
     const auto end = supervision.run(command, Supervision::Output::kDropped, kAnswerLimit);
     if (end.exit_code == 0) {

@@ -20,7 +20,8 @@ std::vector<Host> read_hostfile(const fs::Path& path, std::optional<int64_t> num
 
 int64_t slots_of(const std::vector<Host>& hosts);
 
-/// Those on which mpirun can start a process; it is tried on one after the other.
+/// Those on which mpirun can start a process; it is tried on one after the other, until a signal
+/// asks to stop.
 std::vector<Host> hosts_that_answer(Supervision& supervision, const std::vector<Host>& hosts);
 
 }  // namespace trainer

@@ -1,4 +1,4 @@
-#include <trainer/cli/launch.h>
+#include <trainer/cli/launch_mpijob.h>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -17,7 +17,17 @@ constexpr const char* kHome = "/home/mpiuser";
 constexpr const char* kShared = "/shared";
 
 /// Every text of JSON is one of YAML.
-std::string quoted(const std::string& text) { return nlohmann::json(text).dump(); }
+std::string quoted(const std::string& text) {
+  const nlohmann::json value(text);
+  try {
+    return value.dump();
+  } catch (const nlohmann::json::type_error&) {
+    throw ConfigError(fmt::format(
+        "launch: --emit mpijob: the argument {} is not UTF-8, as YAML has to be. Give it, or the "
+        "file that it names, a name in UTF-8.",
+        value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace)));
+  }
+}
 
 std::string list_of(const std::vector<std::string>& words) {
   std::vector<std::string> items;
@@ -84,6 +94,7 @@ std::string mpijob(const LaunchOptions& options) {
         "launch: --emit mpijob has the cluster choose the hosts. Leave --hosts and "
         "--hostfile out, and say how many by --nodes.");
   }
+  check_min_ranks(options, *options.num_ranks);
   const std::string command = list_of(launcher_command(options, *options.num_ranks));
   return fmt::format(
       "apiVersion: kubeflow.org/v2beta1\n"

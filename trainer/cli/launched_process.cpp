@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <utility>
 
 #include <fmt/format.h>
 
@@ -46,7 +47,7 @@ int exit_code_of(int status) {
   ::_exit(kNoProgram);
 }
 
-/// The processes that end with this one's wait: its own, and those that their parents have left.
+/// The processes that end with this one's wait: its own, and those that have lost their parents.
 std::vector<pid_t> children() {
   std::vector<pid_t> found;
   for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task")) {
@@ -58,25 +59,26 @@ std::vector<pid_t> children() {
   return found;
 }
 
-/// mpirun that was killed leaves ranks behind, which would write beside those of the next attempt.
-void kill_children() {
-  for (auto left = children(); !left.empty(); left = children()) {
-    for (const pid_t child : left) {
-      ::kill(child, SIGKILL);
-    }
-    for (const pid_t child : left) {
-      ::waitpid(child, nullptr, 0);
+bool has_in_environment(pid_t process, const std::string& entry) {
+  std::ifstream file(fmt::format("/proc/{}/environ", process), std::ios::binary);
+  for (std::string found; std::getline(file, found, '\0');) {
+    if (found == entry) {
+      return true;
     }
   }
+  return false;
 }
 
 }  // namespace
 
-Supervision::Supervision() {
+Supervision::Supervision(std::string mark) : mark_(std::move(mark)), earlier_children_(children()) {
+  // One that was started with SIGCHLD ignored would never learn that a child has ended.
+  struct sigaction action {};
+  action.sa_handler = SIG_DFL;
+  ::sigaction(SIGCHLD, &action, &previous_child_action_);
   ::sigemptyset(&signals_);
   ::sigaddset(&signals_, SIGCHLD);
   for (const int signal : kStopSignals) {
-    struct sigaction action {};
     ::sigaction(signal, nullptr, &action);
     if (action.sa_handler != SIG_IGN) {  // as nohup has it
       ::sigaddset(&signals_, signal);
@@ -89,6 +91,28 @@ Supervision::Supervision() {
 Supervision::~Supervision() {
   ::prctl(PR_SET_CHILD_SUBREAPER, 0);
   ::sigprocmask(SIG_SETMASK, &previous_, nullptr);
+  ::sigaction(SIGCHLD, &previous_child_action_, nullptr);
+}
+
+/// mpirun that was killed leaves ranks behind, which would write beside those of the next attempt.
+void Supervision::kill_leftovers() const {
+  for (bool has_ended = true; has_ended;) {  // then its own children are here
+    std::vector<std::pair<pid_t, int>> waits;
+    for (const pid_t child : children()) {
+      if (std::find(earlier_children_.begin(), earlier_children_.end(), child) ==
+          earlier_children_.end()) {
+        const bool is_ours = has_in_environment(child, mark_);
+        if (is_ours) {
+          ::kill(child, SIGKILL);
+        }
+        waits.emplace_back(child, is_ours ? 0 : WNOHANG);
+      }
+    }
+    has_ended = false;
+    for (const auto& [child, options] : waits) {
+      has_ended = ::waitpid(child, nullptr, options) > 0 || has_ended;
+    }
+  }
 }
 
 int Supervision::take_signal(std::optional<steady_clock::time_point> deadline) const {
@@ -149,16 +173,16 @@ ProcessEnd Supervision::run(const std::vector<std::string>& command, Output outp
         end.exit_code = exit_code_of(status);
         break;
       }
-    } else if (signal == 0 || (signal == SIGINT && stop_signal_ == SIGINT)) {
+    } else if (signal == 0 || (stop_signal_ != 0 && (signal == SIGINT || signal == SIGTERM))) {
       ::kill(child, end.was_forced ? SIGKILL : SIGTERM);
       end.was_forced = true;
-      deadline = limit ? std::optional(steady_clock::now() + kEndLimit) : std::nullopt;
+      deadline = steady_clock::now() + kEndLimit;
     } else if (stop_signal_ == 0) {
       ::kill(child, SIGUSR1);
       stop_signal_ = signal;
     }
   }
-  kill_children();
+  kill_leftovers();
   return end;
 }
 

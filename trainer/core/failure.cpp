@@ -79,7 +79,7 @@ void tell(const Failure& failure) {
   const auto folder = flight::run_folder();
   std::error_code ignored;
   if (!folder.empty() && std::filesystem::is_directory(folder, ignored)) {
-    write_error(folder / "error.json", failure);
+    write_error(folder / kErrorFile, failure);
   }
   if (const char* path = std::getenv(kErrorFileVariable); path != nullptr && *path != '\0') {
     write_error(path, failure);

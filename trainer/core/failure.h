@@ -10,6 +10,8 @@ namespace trainer {
 
 /// Names a file that gets the failure as JSON, as torchelastic has it.
 inline constexpr const char* kErrorFileVariable = "TORCHELASTIC_ERROR_FILE";
+/// In the folder of the run, of its last failure.
+inline constexpr const char* kErrorFile = "error.json";
 
 struct Failure {
   std::string message;  ///< What happened, where, and how to fix it.
