@@ -123,9 +123,9 @@ std::vector<std::string> mpirun_command(const std::string& mpirun, const Job& jo
     command.insert(command.end(), {"--mca", "plm", "isolated"});  // no daemon on other computers
   } else {
     // A host that has lost its power says nothing: by default it is missed after eight minutes.
-    command.insert(command.end(), {"--mca", "oob_tcp_keepalive_time", "2",   //
+    command.insert(command.end(), {"--mca", "oob_tcp_keepalive_time", "1",   //
                                    "--mca", "oob_tcp_keepalive_intvl", "1",  //
-                                   "--mca", "oob_tcp_keepalive_probes", "3"});
+                                   "--mca", "oob_tcp_keepalive_probes", "2"});
     const auto exported = exported_variables();
     command.insert(command.end(), exported.begin(), exported.end());
   }
