@@ -245,9 +245,9 @@ void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& op
     const size_t i = found->second;
     const std::string name = key.substr(dot + 1);
     const auto segment = segment_of ? segment_of(parameters[i]) : std::nullopt;
-    // The shape tells, but for a parameter that has no dimensions itself.
-    const bool is_scalar = saved.sizes(key).empty() && !(segment && segment->sizes.empty() &&
-                                                         !is_scalar_state(optimizer, name));
+    const bool has_no_dimensions = segment && segment->sizes.empty();  // the shape tells nothing
+    const bool is_scalar =
+        saved.sizes(key).empty() && (!has_no_dimensions || is_scalar_state(optimizer, name));
     state.parameters[i].emplace(name, own_part(saved, key, segment, is_scalar));
   }
   load_optimizer_state(optimizer, state);
