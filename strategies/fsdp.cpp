@@ -138,8 +138,7 @@ void FSDP::setup_module(torch::nn::Module& module) {
   teardown_module(module);
   Distributed::setup_module(module);
   const auto sizes = axes(communicator().size(), world().num_nodes());
-  const bool offloads = init_.cpu_offload && device().is_cuda();
-  if (communicator().size() > 1 || init_.intercept != "auto" || offloads) {
+  if (shards()) {
     check_nodes(sizes.back().second);
     mesh_ = std::make_unique<DeviceMesh>(communicator(), sizes);
     shard(module);
@@ -149,6 +148,11 @@ void FSDP::setup_module(torch::nn::Module& module) {
     }
   }
   deferred_.reset();
+}
+
+bool FSDP::shards() const {
+  const bool offloads = init_.cpu_offload && device().is_cuda();
+  return world_size() > 1 || init_.intercept != "auto" || offloads;
 }
 
 /// What is to be sharded within nodes has its ranks there.

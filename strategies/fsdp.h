@@ -100,6 +100,7 @@ class FSDP : public Distributed, private Sharding {
   void setup_module(torch::nn::Module& module) override;
   void teardown_module(torch::nn::Module& module) override;
   Sharding* sharding() override { return sharded_ != nullptr ? this : nullptr; }
+  bool shards() const override;
   std::string describe_sharding(const torch::nn::Module& module, int num_ranks) const override;
 
   /// Between finish_gradient_sync() and the end of optimizer_step() parameters are this rank's

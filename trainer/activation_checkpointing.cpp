@@ -35,42 +35,32 @@ NodePointer make_node(Args&&... args) {
   }
 }
 
-/// The default generators that a block may draw from.
-class RandomState {
- public:
-  explicit RandomState(const std::vector<torch::Tensor>& inputs) {
-    add(torch::kCPU);
-    for (const auto& input : inputs) {
-      if (input.defined() && input.is_cuda()) {
-        add(input.device());
-      }
-    }
-  }
-  /// Of the same generators.
-  RandomState now() const {
-    RandomState state = *this;
-    for (auto& one : state.states_) {
-      one = one.now();
-    }
-    return state;
-  }
-  void restore() const {
-    for (const auto& state : states_) {
-      state.restore();
-    }
-  }
-
- private:
-  void add(torch::Device device) {
+/// Of the default generators that a block may draw from: those of the devices where its tensors
+/// lie.
+std::vector<GeneratorState> random_state(const torch::nn::Module* block,
+                                         const std::vector<torch::Tensor>& inputs) {
+  std::vector<GeneratorState> states;
+  const auto add = [&](torch::Device device) {
     const auto& generator = at::globalContext().defaultGenerator(device);
     const auto is_same = [&](const auto& state) { return state.generator() == generator; };
-    if (std::none_of(states_.begin(), states_.end(), is_same)) {
-      states_.emplace_back(generator);
+    if (std::none_of(states.begin(), states.end(), is_same)) {
+      states.emplace_back(generator);
     }
+  };
+  const auto add_devices_of = [&](const std::vector<torch::Tensor>& tensors) {
+    for (const auto& tensor : tensors) {
+      if (tensor.defined() && tensor.is_cuda()) {
+        add(tensor.device());
+      }
+    }
+  };
+  add(torch::kCPU);
+  add_devices_of(inputs);
+  if (block != nullptr) {
+    add_devices_of(block->parameters());
   }
-
-  std::vector<GeneratorState> states_;
-};
+  return states;
+}
 
 /// Autocast as it is where this is made. Its cache is not used: a weight that was cast in an
 /// earlier block would be part of that one's graph.
@@ -109,19 +99,16 @@ class WithoutAutocastCache {
 /// For the second run, everything as it was in the first.
 class AsBefore {
  public:
-  AsBefore(const RandomState& random, const AutocastState& autocast) : random_now_(random.now()) {
-    random.restore();
+  AsBefore(const std::vector<GeneratorState>& random, const AutocastState& autocast)
+      : draws_again_(random) {
     autocast.restore();
   }
   AsBefore(const AsBefore&) = delete;
   AsBefore& operator=(const AsBefore&) = delete;
-  ~AsBefore() {
-    random_now_.restore();
-    autocast_now_.restore();
-  }
+  ~AsBefore() { autocast_now_.restore(); }
 
  private:
-  const RandomState random_now_;
+  const DrawsAgain draws_again_;
   const AutocastState autocast_now_;
   const WithoutAutocastCache without_cache_;
   const torch::AutoGradMode grad_mode_{true};
@@ -260,7 +247,7 @@ class Cut {
 /// often it is used.
 class CheckpointBackward : public autograd::Node {
  public:
-  CheckpointBackward(Inputs inputs, RandomState random, AutocastState autocast,
+  CheckpointBackward(Inputs inputs, std::vector<GeneratorState> random, AutocastState autocast,
                      autograd::edge_list edges, std::function<std::vector<torch::Tensor>()> again)
       : Node(autograd::edge_list(edges)),
         edges_(std::move(edges)),
@@ -318,7 +305,7 @@ class CheckpointBackward : public autograd::Node {
 
   autograd::edge_list edges_;  // of which an outer block's Cut changes its own
   Inputs inputs_;
-  RandomState random_;
+  std::vector<GeneratorState> random_;
   AutocastState autocast_;
   std::function<std::vector<torch::Tensor>()> again_;
 };
@@ -326,18 +313,18 @@ class CheckpointBackward : public autograd::Node {
 }  // namespace
 
 struct FirstRun::State {
-  explicit State(std::vector<torch::Tensor> tensors)
-      : inputs(std::move(tensors)), random(inputs.tensors()) {}
+  State(const torch::nn::Module* block, std::vector<torch::Tensor> tensors)
+      : inputs(std::move(tensors)), random(random_state(block, inputs.tensors())) {}
 
   Inputs inputs;
-  RandomState random;
+  std::vector<GeneratorState> random;
   AutocastState autocast;
   WithoutAutocastCache without_cache;
   Since since;
 };
 
-FirstRun::FirstRun(std::vector<torch::Tensor> inputs)
-    : state_(std::make_unique<State>(std::move(inputs))) {}
+FirstRun::FirstRun(const torch::nn::Module* block, std::vector<torch::Tensor> inputs)
+    : state_(std::make_unique<State>(block, std::move(inputs))) {}
 FirstRun::~FirstRun() = default;
 
 void FirstRun::finish(const std::vector<torch::Tensor*>& outputs,

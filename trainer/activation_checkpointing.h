@@ -73,7 +73,8 @@ bool is_checkpointed(const torch::nn::Module* block);
 class FirstRun {
  public:
   /// Remembers what the second run needs: random numbers, autocast, the tensors it is given.
-  explicit FirstRun(std::vector<torch::Tensor> inputs);
+  /// `block` is null for code that is no module.
+  FirstRun(const torch::nn::Module* block, std::vector<torch::Tensor> inputs);
   FirstRun(const FirstRun&) = delete;
   FirstRun& operator=(const FirstRun&) = delete;
   ~FirstRun();
@@ -92,7 +93,7 @@ auto run_checkpointed(const torch::nn::Module* block, const Run& run,
   if (!is_checkpointed(block)) {
     return run();
   }
-  FirstRun first(std::move(inputs));
+  FirstRun first(block, std::move(inputs));
   auto result = run();
   std::vector<torch::Tensor*> outputs;
   for_each_tensor(result, [&](torch::Tensor& tensor) { outputs.push_back(&tensor); });
@@ -105,6 +106,8 @@ auto run_checkpointed(const torch::nn::Module* block, const Run& run,
 /// What `block.forward(inputs...)` returns, or `block(inputs...)` of a lambda, which has no name
 /// and is chosen by `all` alone. Gradients, dropout and mixed precision are those of the plain
 /// call, for any tensors that the block takes as inputs or holds itself, without a gradient too.
+/// Random numbers are drawn again on the processor and on the GPUs where the inputs or a module's
+/// parameters lie.
 ///
 /// The block must do the same the second time: what it counts or logs, it counts twice; running
 /// statistics of batch norm move twice. It must live, with all that it refers to, until the

@@ -32,14 +32,16 @@ CheckpointedBlocks::CheckpointedBlocks(const ActivationCheckpointing& choice,
     : choice_(choice), outer_(in_force) {
   std::vector<std::string> names;
   for (const auto& item : module.named_modules("", /*include_self=*/false)) {
-    blocks_[item.value().get()].name = item.key();
+    blocks_[item.value().get()].names.push_back(item.key());
     names.push_back(item.key());
   }
   for (const auto& pattern : choice_.patterns) {
     bool is_used = false;
     for (auto& [block, entry] : blocks_) {
-      if (matches_glob(pattern, entry.name)) {
-        is_used = entry.is_chosen = true;
+      for (const auto& name : entry.names) {
+        if (matches_glob(pattern, name)) {
+          is_used = entry.is_chosen = true;
+        }
       }
     }
     if (!is_used) {
@@ -67,7 +69,7 @@ std::vector<std::string> CheckpointedBlocks::called() const {
   std::vector<std::string> names;
   for (const auto& [block, entry] : blocks_) {
     if (entry.is_called) {
-      names.push_back(entry.name);
+      names.insert(names.end(), entry.names.begin(), entry.names.end());
     }
   }
   return names;

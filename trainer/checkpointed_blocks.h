@@ -29,7 +29,7 @@ class CheckpointedBlocks {
 
  private:
   struct Block {
-    std::string name;
+    std::vector<std::string> names;  // more than one where it is registered several times
     bool is_chosen = false;
     bool is_called = false;
   };

@@ -329,9 +329,11 @@ bool FitLoop::validate() {
   publish_step_values();  // what validation logs is newer
   module_.on_validation_model_zero_grad();
   strategy_.broadcast_buffers(module_);
-  const EvaluationParameters shown(*optimization_, strategy_);
-  const bool is_whole = validation_.run(training_s());
-  agree_now();
+  bool is_whole = false;
+  with_evaluation_parameters(*optimization_, strategy_, [&] {
+    is_whole = validation_.run(training_s());
+    agree_now();
+  });
   return is_whole;
 }
 

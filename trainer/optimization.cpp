@@ -1,7 +1,6 @@
 #include <trainer/optimization.h>
 
 #include <algorithm>
-#include <exception>
 #include <typeinfo>
 #include <utility>
 
@@ -340,21 +339,25 @@ void Optimization::load_state_dict(const nlohmann::json& state) {
   }
 }
 
-EvaluationParameters::EvaluationParameters(Optimization& optimization, Strategy& strategy)
-    : optimization_(optimization),
-      strategy_(strategy),
-      was_shown_(optimization.shows_evaluation_parameters()),
-      num_exceptions_(std::uncaught_exceptions()) {
-  if (!was_shown_) {
-    optimization_.show_evaluation_parameters();
+void with_evaluation_parameters(Optimization& optimization, Strategy& strategy,
+                                const std::function<void()>& body) {
+  if (optimization.shows_evaluation_parameters()) {
+    body();
+    return;
   }
-}
-
-EvaluationParameters::~EvaluationParameters() noexcept(false) {
-  const bool failed = std::uncaught_exceptions() > num_exceptions_;
-  if (!was_shown_ && !(failed && strategy_.sharding() != nullptr)) {
-    optimization_.show_training_parameters();
+  optimization.show_evaluation_parameters();
+  try {
+    body();
+  } catch (const OnEveryRank&) {
+    optimization.show_training_parameters();
+    throw;
+  } catch (...) {
+    if (strategy.sharding() == nullptr) {
+      optimization.show_training_parameters();
+    }
+    throw;
   }
+  optimization.show_training_parameters();
 }
 
 }  // namespace trainer

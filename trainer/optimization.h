@@ -93,21 +93,10 @@ class Optimization : public ManualOptimization {
   bool backward_ran_ = false;  // since the gradients were synchronized
 };
 
-/// Shows the parameters for evaluation for the scope's life, and what was shown before after it. A
-/// rank that an exception takes out of it leaves sharded ones as they are: the others may not come.
-/// Collective: yes, begin and end, where parameters are sharded.
-class EvaluationParameters {
- public:
-  EvaluationParameters(Optimization& optimization, Strategy& strategy);
-  EvaluationParameters(const EvaluationParameters&) = delete;
-  EvaluationParameters& operator=(const EvaluationParameters&) = delete;
-  ~EvaluationParameters() noexcept(false);
-
- private:
-  Optimization& optimization_;
-  Strategy& strategy_;
-  const bool was_shown_;
-  const int num_exceptions_;  // before
-};
+/// Shows the parameters for evaluation while `body` runs, and then, also where it throws, what was
+/// shown before. Sharded ones stay as they are after an error that is not OnEveryRank: the other
+/// ranks may not come. Collective: yes, begin and end, where parameters are sharded.
+void with_evaluation_parameters(Optimization& optimization, Strategy& strategy,
+                                const std::function<void()>& body);
 
 }  // namespace trainer

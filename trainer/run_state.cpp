@@ -75,9 +75,10 @@ std::string optimizer_name(size_t index) {
 }
 
 SegmentOf segments_of(const Sharding* sharding) {
-  return [sharding](const torch::Tensor& parameter) {
-    return sharding != nullptr ? sharding->segment_of(parameter) : std::nullopt;
-  };
+  if (sharding == nullptr) {
+    return {};
+  }
+  return [sharding](const torch::Tensor& parameter) { return sharding->segment_of(parameter); };
 }
 
 /// The tensors that this rank has of the module and of each optimizer.
@@ -126,15 +127,9 @@ auto reading(const fs::Path& path, const F& read) {
   }
 }
 
-}  // namespace
-
-void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
-  const flight::LongTask task("saves a checkpoint");
-  for (const auto& logger : run.loggers) {
-    logger->save();
-  }
+/// With the parameters as they are.
+void save_shown(const fs::Path& path, Run& run, FitLoop& loop) {
   Optimization& optimization = loop.optimization();
-  const EvaluationParameters shown(optimization, run.strategy);
   auto user = nlohmann::json::object();
   nlohmann::json state = {
       {"loop", loop.state_dict()},
@@ -164,18 +159,37 @@ void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
                                 {"global_step", run.progress.global_step},
                                 {"world_size", run.strategy.world_size()},
                                 {"trainer", kVersion}};
-  const auto scope = sharding != nullptr ? sharding->segments() : nullptr;
-  const auto parts = state_parts(run.module, optimization, sharding);
   if (sharding != nullptr) {
+    const auto scope = sharding->segments();
+    std::vector<NamedPart> parts;
+    on_every_rank(path, [&] { parts = state_parts(run.module, optimization, sharding); });
     save_together(path, parts, add_rest, about, run.strategy, *sharding);
     return;
   }
   CheckpointWriter writer(path);
-  for (const auto& [name, part] : parts) {
+  for (const auto& [name, part] : state_parts(run.module, optimization, nullptr)) {
     writer.add_tensors(whole_file(name), part.tensors);
   }
   add_rest(writer);
   writer.commit(about);
+}
+
+}  // namespace
+
+void save_run(const fs::Path& path, Run& run, FitLoop& loop) {
+  const flight::LongTask task("saves a checkpoint");
+  const auto save_loggers = [&] {  // of rank 0
+    for (const auto& logger : run.loggers) {
+      logger->save();
+    }
+  };
+  if (run.strategy.sharding() != nullptr) {
+    on_every_rank(path, save_loggers);
+  } else {
+    save_loggers();
+  }
+  with_evaluation_parameters(loop.optimization(), run.strategy,
+                             [&] { save_shown(path, run, loop); });
 }
 
 SavedRun::SavedRun(const CheckpointReader& checkpoint)
@@ -199,8 +213,15 @@ void SavedRun::restore_module(Module& module) const {
 }
 
 void SavedRun::restore_weights(Module& module, const Sharding* sharding) const {
+  naming_the_module(
+      module, [&] { load_module_state(module, checkpoint_.saved(kModel), segments_of(sharding)); });
+}
+
+/// Of another class than the saved one an error should say so.
+template <class F>
+void SavedRun::naming_the_module(const Module& module, const F& action) const {
   try {
-    load_module_state(module, checkpoint_.saved(kModel), segments_of(sharding));
+    action();
   } catch (const CheckpointError& error) {
     const std::string saved = checkpoint_.about().value("module", "");
     if (saved == class_name(module)) {
@@ -213,7 +234,11 @@ void SavedRun::restore_weights(Module& module, const Sharding* sharding) const {
 
 void SavedRun::restore_model(Run& run) const {
   call_load_hook(run.module);
-  if (run.strategy.sharding() == nullptr) {
+  if (run.strategy.shards()) {  // now: before loggers lose rows to a checkpoint that does not fit
+    naming_the_module(run.module, [&] {
+      check_module_state(module_part(run.module), checkpoint_.saved(kModel));
+    });
+  } else {
     restore_weights(run.module, nullptr);
   }
   run.callbacks.call<&C::on_load_checkpoint>(reading(path(), [&] { return state_.at("user"); }));

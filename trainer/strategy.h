@@ -28,7 +28,7 @@ class Sharding {
   /// rank: to be read, or written alike by all. Collective: yes.
   virtual std::shared_ptr<void> whole_parameters() = 0;
   /// While the returned object lives, parameters are this rank's one-dimensional segments of them,
-  /// as an optimizer sees them.
+  /// as an optimizer sees them. Collective: yes.
   virtual std::shared_ptr<void> segments() = 0;
   /// Which segment of a parameter this rank holds, nothing for a tensor that is not sharded.
   virtual std::optional<Segment> segment_of(const torch::Tensor& parameter) const = 0;
@@ -69,6 +69,8 @@ class Strategy {
 
   /// Null where every rank holds whole parameters.
   virtual Sharding* sharding() { return nullptr; }
+  /// Whether there is one after setup_module().
+  virtual bool shards() const { return false; }
   /// For a reader: what of the module a rank of `num_ranks` would hold. Empty: all of it.
   virtual std::string describe_sharding(const torch::nn::Module& /*module*/,
                                         int /*num_ranks*/) const {

@@ -72,7 +72,7 @@ struct DeferredConstruction::Implementation
 
   static thread_local Implementation* in_scope;
 
-  size_t smallest_bytes = 0;
+  size_t min_bytes = 0;
   bool is_open = true;
   OperatorLog log;
 };
@@ -130,7 +130,7 @@ bool DeferredConstruction::Implementation::is_large(const c10::OperatorHandle& o
                                                     Stack arguments) const {
   try {
     const auto form = run_without_memory(op, std::move(arguments)).at(0).toTensor();
-    return form.layout() == torch::kStrided && form.storage().nbytes() >= smallest_bytes;
+    return form.layout() == torch::kStrided && form.storage().nbytes() >= min_bytes;
   } catch (const c10::Error&) {
     return false;  // what is wrong shows when it runs
   }
@@ -173,12 +173,14 @@ void DeferredConstruction::Implementation::record(const c10::OperatorHandle& op,
   const size_t count = op.schema().arguments().size();
   const auto record = log.new_record(op);
   std::vector<Argument> arguments;
-  bool writes_values = false;
+  bool writes_values = false, writes_deferred = false;
   for (size_t i = 0; i < count; ++i) {
     const auto replace = [&](const torch::Tensor& tensor) {
       const bool is_deferred = handle_of(tensor) != nullptr;
       arguments.push_back({tensor, is_deferred ? twin_of(tensor) : tensor});
-      if (!is_deferred) {
+      if (is_deferred) {
+        writes_deferred |= is_written(op, i);
+      } else {
         writes_values |= tensor.defined() && is_written(op, i);
         record->versions.push_back(version_of(tensor));
       }
@@ -187,7 +189,12 @@ void DeferredConstruction::Implementation::record(const c10::OperatorHandle& op,
     record->arguments.push_back(map_tensors(torch::jit::peek(*stack, i, count), replace));
   }
   if (op.hasTag(at::Tag::nondeterministic_seeded)) {
-    record->random.emplace(generator_among(record->arguments));
+    record->random.emplace_back(generator_among(record->arguments));
+  }
+  if (writes_values && writes_deferred) {
+    refuse_deferred(op,
+                    "writes to tensors that have no memory yet and to others together. Call it for "
+                    "one tensor at a time.");
   }
   torch::jit::drop(*stack, count);
   if (writes_values) {  // into a tensor that has memory: now or never
@@ -207,7 +214,7 @@ void DeferredConstruction::Implementation::record(const c10::OperatorHandle& op,
       return deferred_result(form, arguments, *record);
     }));
   }
-  if (record->random) {  // the generator is left as it would be
+  if (!record->random.empty()) {  // the generator is left as it would be
     log.draw(*record);
   }
   log.keep(record);
@@ -252,7 +259,7 @@ torch::Tensor DeferredConstruction::Implementation::new_tensor(const torch::Tens
   return tensor_over(std::move(storage), cpu_keys().add(deferred_key), form);
 }
 
-DeferredConstruction::DeferredConstruction(size_t smallest_bytes)
+DeferredConstruction::DeferredConstruction(size_t min_bytes)
     : implementation_(std::make_shared<Implementation>()) {
   deferred_key = set_operator_hook(&Implementation::before_operator);
   if (deferred_key == c10::DispatchKey::Undefined) {
@@ -260,7 +267,7 @@ DeferredConstruction::DeferredConstruction(size_t smallest_bytes)
         "FSDP: deferred_construction needs a dispatch key that this LibTorch does not have "
         "(DeferredInit). Set it to false, or use LibTorch 2.15.");
   }
-  implementation_->smallest_bytes = smallest_bytes;
+  implementation_->min_bytes = min_bytes;
 }
 
 DeferredConstruction::~DeferredConstruction() { implementation_->is_open = false; }
@@ -280,8 +287,8 @@ bool DeferredConstruction::is_deferred(const torch::Tensor& tensor) {
 
 void DeferredConstruction::materialize(const torch::Tensor& tensor) {
   if (const auto* const handle = Implementation::handle_of(tensor)) {
-    const auto records = handle->records;     // the handle goes with the old memory
-    trim_heap(storage_of(tensor)->nbytes());  // what the one before it has left
+    const auto records = handle->records;           // the handle goes with the old memory
+    trim_heap_after(storage_of(tensor)->nbytes());  // what the one before it has left
     auto memory = records->log.contents(handle->memory);
     TRAINER_CHECK(memory.use_count() == 1, "what an operator makes has memory of its own");
     auto* const storage = storage_of(tensor);

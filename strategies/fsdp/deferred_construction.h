@@ -18,10 +18,10 @@ namespace trainer {
 class DeferredConstruction {
  public:
   /// Smaller tensors are made at once.
-  static constexpr size_t kSmallest = 16 << 10;
+  static constexpr size_t kMinBytes = 16 << 10;
 
   /// Throws UsageError on a LibTorch without the dispatch key.
-  explicit DeferredConstruction(size_t smallest_bytes = kSmallest);
+  explicit DeferredConstruction(size_t min_bytes = kMinBytes);
   DeferredConstruction(const DeferredConstruction&) = delete;
   DeferredConstruction& operator=(const DeferredConstruction&) = delete;
   /// Deferred tensors that are left then get their values when an operator first takes them.

@@ -1,7 +1,5 @@
 #include <strategies/fsdp/operator_log.h>
 
-#include <malloc.h>
-
 #include <unordered_set>
 #include <utility>
 
@@ -11,6 +9,7 @@
 
 #include <strategies/fsdp/guarded_storage.h>
 #include <trainer/core/error.h>
+#include <trainer/core/heap.h>
 
 namespace trainer {
 namespace {
@@ -23,17 +22,6 @@ constexpr const char* kWhatToDo =
 c10::DispatchKeySet keys_of(c10::DispatchKey backend, c10::BackendComponent component) {
   return c10::DispatchKeySet(backend) | c10::getAutogradRelatedKeySetFromBackend(component);
 }
-/// Has an operator draw the numbers of an earlier time.
-class AsDrawn {
- public:
-  explicit AsDrawn(const GeneratorState& then) : now_(then.now()) { then.restore(); }
-  AsDrawn(const AsDrawn&) = delete;
-  AsDrawn& operator=(const AsDrawn&) = delete;
-  ~AsDrawn() { now_.restore(); }
-
- private:
-  const GeneratorState now_;
-};
 
 }  // namespace
 
@@ -68,15 +56,13 @@ uint32_t version_of(const torch::Tensor& tensor) {
   return tensor.defined() ? tensor.unsafeGetTensorImpl()->version_counter().current_version() : 0;
 }
 
-void trim_heap(size_t freed) {
+void trim_heap_after(size_t freed) {
   constexpr size_t kOften = 16 << 20;
   static thread_local size_t since_last = 0;
   since_last += freed;
   if (since_last >= kOften) {
     since_last = 0;
-#ifdef __GLIBC__
-    malloc_trim(0);
-#endif
+    trim_heap();
   }
 }
 
@@ -193,7 +179,7 @@ void OperatorLog::draw(const Record& record) {
     for_each_tensor(execute(record, values, /*keeps_written=*/false),
                     [&](const torch::Tensor& tensor) { nbytes += tensor.nbytes(); });
   }
-  trim_heap(nbytes);
+  trim_heap_after(nbytes);
 }
 
 /// What those before `end` make of it; null for none.
@@ -208,8 +194,7 @@ c10::Storage OperatorLog::contents(Memory memory, size_t end) {
     if (value) {
       values[memory] = std::move(value);
     }
-    const std::optional<AsDrawn> as_drawn =
-        record->random ? std::optional<AsDrawn>(std::in_place, *record->random) : std::nullopt;
+    const DrawsAgain draws_again(record->random);
     const auto results = execute(*record, values, /*keeps_written=*/true);
     value = values[memory];
     size_t next = 0;

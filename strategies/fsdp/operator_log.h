@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -63,7 +62,7 @@ std::string read_too_early();
 
 /// After `freed` bytes were freed. Small tensors come to lie in what large ones leave, and then the
 /// next large one does not fit there: so what is free goes back to the system every so often.
-void trim_heap(size_t freed);
+void trim_heap_after(size_t freed);
 
 /// A memory is known by a storage of meta tensors, which stand for it in records.
 class OperatorLog {
@@ -74,10 +73,10 @@ class OperatorLog {
   struct Record {
     size_t number;
     c10::OperatorHandle op;
-    torch::jit::Stack arguments;           // with meta tensors for those without memory
-    std::vector<uint32_t> versions;        // of the others
-    std::vector<torch::Tensor> made;       // of each tensor that it returns: where it is new
-    std::optional<GeneratorState> random;  // before an operator that draws
+    torch::jit::Stack arguments;         // with meta tensors for those without memory
+    std::vector<uint32_t> versions;      // of the others
+    std::vector<torch::Tensor> made;     // of each tensor that it returns: where it is new
+    std::vector<GeneratorState> random;  // of its generator, before an operator that draws
   };
 
   std::shared_ptr<Record> new_record(const c10::OperatorHandle& op) {

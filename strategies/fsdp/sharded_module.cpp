@@ -1,7 +1,5 @@
 #include <strategies/fsdp/sharded_module.h>
 
-#include <malloc.h>
-
 #include <algorithm>
 #include <chrono>
 #include <thread>
@@ -13,6 +11,7 @@
 
 #include <strategies/gradient_hook.h>
 #include <trainer/core/error.h>
+#include <trainer/core/heap.h>
 
 namespace trainer {
 namespace {
@@ -31,9 +30,7 @@ ShardedModule::ShardedModule(std::vector<UnitPlan> plan, Communicator& shard,
   for (auto& unit : distinct(plan)) {
     add_unit(std::move(unit));
   }
-#ifdef __GLIBC__
-  ::malloc_trim(0);  // what the parameters lay in is the system's again
-#endif
+  trim_heap();  // what the parameters lay in is the system's again
 }
 
 void ShardedModule::add_unit(UnitPlan plan) {

@@ -84,8 +84,8 @@ TEST(ModuleState, HoldsTiedWeightsOnceAndLoadsThemForAll) {
 
 TEST(ModuleState, OfAnotherArchitectureIsRefusedWithEveryDifference) {
   const TempDir dir;
-  safetensors::save(
-      dir / "m", {{"bias", torch::zeros({3}, torch::kInt64)}, {"extra", torch::zeros({1, 7})}});
+  safetensors::save(dir / "m",
+                    {{"bias", torch::zeros({3}, torch::kInt64)}, {"extra", torch::zeros({1, 7})}});
   torch::nn::Linear linear(2, 3);
   const auto before = linear->weight.detach().clone();
   EXPECT_EQ(
@@ -147,7 +147,7 @@ TEST(OptimizerTensors, AreNamedAfterTheirParametersAndLoadBack) {
   torch::optim::AdamW optimizer(parameters);
   stranger.mutable_grad() = torch::ones({1});
   train(*linear, optimizer);
-  const auto tensors = optimizer_tensors(*linear, optimizer);
+  const auto tensors = optimizer_part(*linear, optimizer).tensors;
   EXPECT_EQ(
       names_of(tensors),
       (std::vector<std::string>{
@@ -156,7 +156,7 @@ TEST(OptimizerTensors, AreNamedAfterTheirParametersAndLoadBack) {
 
   torch::optim::AdamW fresh(parameters, torch::optim::AdamWOptions(0.5));
   load_optimizer(*linear, fresh, saved(dir / "o", tensors), optimizer_groups(optimizer));
-  const auto loaded = optimizer_tensors(*linear, fresh);
+  const auto loaded = optimizer_part(*linear, fresh).tensors;
   ASSERT_EQ(names_of(loaded), names_of(tensors));
   for (size_t i = 0; i < tensors.size(); ++i) {
     EXPECT_TRUE(torch::equal(loaded[i].second, tensors[i].second)) << tensors[i].first;

@@ -134,7 +134,8 @@ class UnusedModule : public CaseModule {
   torch::nn::Linear sometimes_, never_, frozen_;
 };
 
-/// Blocks that may run again in the backward pass, one of them used twice.
+/// Blocks that may run again in the backward pass, one of them used twice, and a parameter without
+/// dimensions.
 class BlocksModule : public CaseModule {
  public:
   BlocksModule() {
@@ -148,10 +149,11 @@ class BlocksModule : public CaseModule {
     for (const size_t i : {0, 1, 0, 2}) {
       hidden = hidden + checkpointed(blocks_[i]->as<torch::nn::Sequential>(), hidden);
     }
-    return fc3_(torch::tanh(fc2_(hidden)));
+    return fc3_(torch::tanh(fc2_(hidden))) * scale_;
   }
 
  private:
+  torch::Tensor scale_ = register_parameter("scale", torch::tensor(1.5));
   torch::nn::ModuleList blocks_ = register_module("blocks", torch::nn::ModuleList());
 };
 

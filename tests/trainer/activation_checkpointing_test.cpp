@@ -281,6 +281,16 @@ TEST(ActivationCheckpointing, PatternsChooseByName) {
   EXPECT_FALSE(chosen.contains(nullptr));
 }
 
+TEST(ActivationCheckpointing, AnyOfItsNamesChoosesABlock) {
+  Blocks module;
+  module.register_module("last", module.block(2));
+  for (const std::string pattern : {"h.2", "last"}) {
+    CheckpointedBlocks chosen({.patterns = {pattern}}, module);
+    EXPECT_TRUE(chosen.contains(module.block(2).get())) << pattern;
+    EXPECT_FALSE(chosen.contains(module.block(1).get())) << pattern;
+  }
+}
+
 TEST(ActivationCheckpointing, APatternThatMatchesNothingIsToldWithTheNamesThereAre) {
   Blocks module;
   EXPECT_EQ(

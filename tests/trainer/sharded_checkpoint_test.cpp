@@ -19,16 +19,18 @@ namespace {
 int rank() { return world().rank(); }
 int size() { return world().size(); }
 
-/// Segments of odd sizes, buffers, a shared parameter, one without gradients, one without elements.
+/// Segments of odd sizes, buffers, a shared parameter, one without gradients, one without elements,
+/// one without dimensions.
 class Mixed : public ToyModule {
  public:
   Mixed() {
     register_parameter("also_head", head_->weight);
     register_parameter("nothing", torch::zeros({0, 4}));
     register_parameter("never", torch::rand({3}));
+    scale_ = register_parameter("scale", torch::tensor(1.5));
     register_buffer("flags", torch::tensor({true, false, true}));
   }
-  torch::Tensor forward(const torch::Tensor& x) { return head_(layers_->forward(x)); }
+  torch::Tensor forward(const torch::Tensor& x) { return head_(layers_->forward(x)) * scale_; }
   torch::Tensor training_step(const Batch& batch, int64_t) override {
     return torch::nn::functional::cross_entropy(forward(batch[0]), batch[1]);
   }
@@ -40,16 +42,23 @@ class Mixed : public ToyModule {
   }
   torch::Tensor predict_step(const Batch& batch, int64_t) override { return forward(batch[0]); }
   OptimizerConfig configure_optimizers() override {
+    return std::make_unique<optim::AdamW>(distinct_parameters(),
+                                          optim::AdamWOptions(0.01).eps(1e-4));
+  }
+
+ protected:
+  std::vector<torch::Tensor> distinct_parameters() const {
     std::vector<torch::Tensor> distinct;
     for (const auto& item : named_parameters()) {
       if (item.key() != "head.weight") {
         distinct.push_back(item.value());
       }
     }
-    return std::make_unique<optim::AdamW>(distinct, optim::AdamWOptions(0.01).eps(1e-4));
+    return distinct;
   }
 
  private:
+  torch::Tensor scale_;
   torch::nn::Linear head_ = register_module("head", torch::nn::Linear(13, 2));
   torch::nn::Sequential layers_ = register_module(
       "layers", torch::nn::Sequential(torch::nn::Linear(6, 29), torch::nn::BatchNorm1d(29),
@@ -151,6 +160,8 @@ TEST(ShardedCheckpoint, HasAPartOfEachRank) {
   EXPECT_TRUE(whole.contains("also_head"));
   EXPECT_FALSE(whole.contains("head.weight"));
   EXPECT_EQ(whole.sizes("nothing"), (std::vector<int64_t>{0, 4}));
+  EXPECT_EQ(whole.sizes("scale"), std::vector<int64_t>());
+  EXPECT_EQ(reader.saved("optimizer").sizes("scale.exp_avg"), std::vector<int64_t>());
   EXPECT_EQ(reader.about().at("world_size"), size());
 }
 
@@ -368,6 +379,128 @@ TEST(ShardedCheckpoint, OnDisksThatAreNotSharedIsAnErrorThatNamesTheRank) {
   fit_with(std::make_shared<SaveApart>(/*succeeds=*/true), full());
 }
 
+/// Saves when the fit ends, tensors that not every way of saving may be able to write.
+class SavesAtEnd : public Callback {
+ public:
+  using Act = std::function<void(Module&, const std::function<void()>& save)>;
+  SavesAtEnd(fs::Path path, Act act) : path_(std::move(path)), act_(std::move(act)) {}
+  void on_train_end(Trainer& trainer, Module& module) override {
+    act_(module, [&] { trainer.save_checkpoint(path_); });
+  }
+
+ private:
+  fs::Path path_;
+  Act act_;
+};
+
+TEST(ShardedCheckpoint, OfATensorThatCannotBeSavedIsTheSameErrorAsInOneProcess) {
+  const SharedDir dir;
+  const auto path = dir / "a.ckpt";
+  const auto sparse = torch::eye(3).to_sparse();
+  const auto complex = torch::zeros({3}, torch::kComplexDouble);
+  for (const auto& [tensor, what] :
+       {std::pair(sparse, "is undefined, sparse, nested or on the meta device."),
+        std::pair(complex, "has dtype ComplexDouble, which safetensors cannot hold.")}) {
+    for (const auto& strategy : {sharded(), full()}) {
+      const auto act = [tensor = tensor, what = what, &path](Module& module, const auto& save) {
+        module.register_buffer("odd", tensor);
+        const auto error = thrown<UsageError>(save);
+        EXPECT_TRUE(error.starts_with(path.string() + ": this checkpoint is not saved. rank 0/"))
+            << error;
+        EXPECT_NE(error.find(what), std::string::npos) << error;
+      };
+      fit_with(std::make_shared<SavesAtEnd>(path, act), strategy);
+      EXPECT_TRUE(std::filesystem::is_empty(dir.path()));
+    }
+  }
+}
+
+TEST(ShardedCheckpoint, HasTheValuesOfAConjugatedView) {
+  const SharedDir dir;
+  const auto value = torch::complex(torch::rand({3}), torch::rand({3}));
+  for (const auto& strategy : {sharded(), full()}) {
+    fit_with(std::make_shared<SavesAtEnd>(dir / "a.ckpt",
+                                          [&](Module& module, const auto& save) {
+                                            module.register_buffer("odd", value.conj());
+                                            save();
+                                          }),
+             strategy);
+    world().barrier();
+    const auto saved = CheckpointReader(dir / "a.ckpt").saved("model").tensor("odd");
+    EXPECT_TRUE(rank() != 0 || torch::equal(saved, value.conj().resolve_conj()));
+    world().barrier();
+  }
+}
+
+class FullDisk : public Logger {
+ public:
+  void setup(const fs::Path&) override {}
+  void log_metrics(const Metrics&, int64_t) override {}
+  void save() override {
+    if (is_full) {
+      throw IoError("rows: cannot write: no space");
+    }
+  }
+  static inline bool is_full = false;
+};
+
+/// A save that fails and is caught, in the midst of a fit.
+class FailsToSave : public Callback {
+ public:
+  explicit FailsToSave(fs::Path path) : path_(std::move(path)) {}
+  void on_train_batch_end(Trainer& trainer, Module&, const torch::Tensor&, const Batch&,
+                          int64_t index) override {
+    if (index == 1) {
+      const FileSizeLimit limit(rank() == 0 ? 8 : RLIM_INFINITY);
+      (void)thrown<IoError>([&] { trainer.save_checkpoint(path_); });
+    } else if (index == 2) {
+      FullDisk::is_full = true;
+      const auto error = thrown<IoError>([&] { trainer.save_checkpoint(path_); });
+      FullDisk::is_full = false;
+      EXPECT_NE(error.find("rows: cannot write: no space"), std::string::npos) << error;
+    }
+  }
+
+ private:
+  fs::Path path_;
+};
+
+/// Its optimizer has other parameters for evaluation, and for what is saved, than for training.
+class ScheduleFree : public Mixed {
+ public:
+  explicit ScheduleFree(std::shared_ptr<Callback> callback) : callback_(std::move(callback)) {}
+  OptimizerConfig configure_optimizers() override {
+    return std::make_unique<optim::ScheduleFreeAdamW>(distinct_parameters());
+  }
+  std::vector<std::shared_ptr<Callback>> configure_callbacks() override {
+    return callback_ != nullptr ? std::vector{callback_} : std::vector<std::shared_ptr<Callback>>();
+  }
+
+ private:
+  std::shared_ptr<Callback> callback_;
+};
+
+TEST(ShardedCheckpoint, ThatIsNotSavedLeavesTheParametersOfTraining) {
+  const SharedDir dir;
+  for (const auto& strategy : {sharded(), full()}) {
+    const auto weights = [&](std::shared_ptr<Callback> callback) {
+      seed_everything(5);
+      ScheduleFree module(std::move(callback));
+      ToyData data;
+      TrainerConfig config = quiet();
+      config.strategy = strategy;
+      config.default_root_dir = dir.path().string();
+      config.max_steps = 6;
+      config.logger = {use<FullDisk>()};
+      Trainer(config).fit(module, data);
+      return flat_weights(module);
+    };
+    const auto expected = weights(nullptr);
+    EXPECT_TRUE(torch::equal(weights(std::make_shared<FailsToSave>(dir / "a.ckpt")), expected));
+    EXPECT_FALSE(std::filesystem::exists(dir / "a.ckpt"));
+  }
+}
+
 class Large : public Module {
  public:
   torch::Tensor training_step(const Batch& batch, int64_t) override {
@@ -412,6 +545,49 @@ TEST(ShardedCheckpoint, IsSavedWithoutTheWholeInAnyMemory) {
     // A few pieces of it; a parameter is 16 MiB, all together they are 48, and with AdamW's 144.
     EXPECT_LT(measure->growth, 48 << 20) << "rank " << rank();
   }
+}
+
+/// Of 96 MiB, without memory until it is sharded.
+class LateLarge : public Module {
+ public:
+  static constexpr int64_t kLayers = 24, kLayerBytes = 4 << 20;
+  void configure_model() override {
+    for (int64_t i = 0; i < kLayers; ++i) {
+      layers_->push_back(torch::nn::Linear(torch::nn::LinearOptions(1024, 1024).bias(false)));
+    }
+  }
+  torch::Tensor training_step(const Batch& batch, int64_t) override {
+    return layers_->forward(torch::constant_pad_nd(batch[0], {0, 1018})).square().mean();
+  }
+  OptimizerConfig configure_optimizers() override {
+    return std::make_unique<torch::optim::SGD>(parameters(), 0.1);
+  }
+  void on_load_checkpoint(const nlohmann::json&) override { memory_.emplace(); }
+  void on_fit_start() override { growth = memory_ ? memory_->bytes() : 0; }
+  int64_t growth = 0;  // from one to the other
+
+ private:
+  std::optional<ResidentGrowth> memory_;
+  torch::nn::Sequential layers_ = register_module("layers", torch::nn::Sequential());
+};
+
+TEST(ShardedCheckpoint, IsResumedWithoutTheWholeInAnyMemory) {
+  const SharedDir dir;
+  TrainerConfig config = quiet();
+  config.strategy = use<FSDP>({.intercept = "dispatch_key", .deferred_construction = true});
+  config.max_steps = 1;
+  ToyData data;
+  With<LateLarge> saving(
+      std::make_shared<SavesAtEnd>(dir / "a.ckpt", [](Module&, const auto& save) { save(); }));
+  Trainer(config).fit(saving, data);
+  world().barrier();
+  LateLarge resumed;
+  Trainer(config).fit(resumed, data, (dir / "a.ckpt").string());
+  EXPECT_GT(resumed.growth, 0);
+  // This rank's part of it, once in memory and once in the mapped file, and a few layers.
+  constexpr int64_t kWhole = LateLarge::kLayers * LateLarge::kLayerBytes;
+  EXPECT_LT(resumed.growth, 2 * kWhole / size() + 6 * LateLarge::kLayerBytes) << "rank " << rank();
+  world().barrier();
 }
 
 }  // namespace

@@ -25,7 +25,8 @@ std::string whole_file(const std::string& what);
 std::string part_file(const std::string& what, int rank);
 
 /// Files in the folder of a checkpoint that is being written, with their sizes and hashes. Where
-/// several processes write one, each has its own. Everything throws IoError.
+/// several processes write one, each has its own. What adds a file throws IoError where that cannot
+/// be written.
 class CheckpointPart {
  public:
   /// The folder is there.
@@ -33,9 +34,11 @@ class CheckpointPart {
 
   const fs::Path& folder() const { return folder_; }
   void add_text(const std::string& name, std::string_view text);
+  /// Throws UsageError too, as safetensors::save().
   void add_tensors(const std::string& name, const safetensors::Tensors& tensors,
                    const safetensors::Metadata& metadata = {});
-  /// One that was written into the folder, and synced, by other means.
+  /// One that was written into the folder, and synced, by other means. Throws DataError, or
+  /// std::filesystem::filesystem_error, where it cannot be read.
   void add_written(const std::string& name);
   /// For the manifest.
   const nlohmann::json& files() const { return files_; }

@@ -62,10 +62,10 @@ std::vector<torch::Tensor> parameters_of(const torch::optim::Optimizer& optimize
   return all;
 }
 
-/// Of optimizer state what belongs to a segment of the parameter.
+/// Of optimizer state what belongs to a segment of the parameter. A scalar belongs to all of it.
 torch::Tensor own_part(const SavedTensors& saved, const std::string& key,
-                       const std::optional<Segment>& segment) {
-  if (!segment || saved.sizes(key).empty()) {
+                       const std::optional<Segment>& segment, bool is_scalar) {
+  if (!segment || is_scalar) {
     return saved.tensor(key);
   }
   if (saved.sizes(key) != segment->sizes) {
@@ -92,6 +92,9 @@ safetensors::Tensors module_state(const torch::nn::Module& module) {
 
 StatePart module_part(const torch::nn::Module& module, const SegmentOf& segment_of) {
   StatePart part{module_state(module), {}};
+  if (!segment_of) {
+    return part;
+  }
   std::set<std::string> names;
   for (const auto& [name, tensor] : part.tensors) {
     names.insert(name);
@@ -104,10 +107,7 @@ StatePart module_part(const torch::nn::Module& module, const SegmentOf& segment_
   return part;
 }
 
-void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
-                       const SegmentOf& segment_of) {
-  const auto own =
-      segment_of ? module_part(module, segment_of) : StatePart{module_state(module), {}};
+void check_module_state(const StatePart& own, const SavedTensors& saved) {
   std::vector<std::string> problems;
   std::set<std::string> known;
   for (const auto& [name, tensor] : own.tensors) {
@@ -141,6 +141,12 @@ void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
                     "checkpoint was made with (config.yaml lies in it), or another checkpoint.",
                     saved.path().string(), all));
   }
+}
+
+void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
+                       const SegmentOf& segment_of) {
+  const auto own = module_part(module, segment_of);
+  check_module_state(own, saved);
   const torch::NoGradGuard no_grad;
   for (const auto& [name, tensor] : own.tensors) {
     torch::Tensor target = tensor;
@@ -185,12 +191,6 @@ std::string init_module_state(torch::nn::Module& module, const SavedTensors& sav
   return report;
 }
 
-safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
-                                       const torch::optim::Optimizer& optimizer) {
-  return optimizer_part(module, optimizer, [](const torch::Tensor&) { return std::nullopt; })
-      .tensors;
-}
-
 StatePart optimizer_part(const torch::nn::Module& module, const torch::optim::Optimizer& optimizer,
                          const SegmentOf& segment_of) {
   const auto names = parameter_names(module, optimizer);
@@ -198,7 +198,7 @@ StatePart optimizer_part(const torch::nn::Module& module, const torch::optim::Op
   const auto state = optimizer_state(optimizer);
   StatePart part;
   for (size_t i = 0; i < state.parameters.size(); ++i) {
-    const auto segment = segment_of(parameters.at(i));
+    const auto segment = segment_of ? segment_of(parameters.at(i)) : std::nullopt;
     for (const auto& [key, tensor] : state.parameters[i]) {
       const std::string name = names.at(i) + "." + key;
       part.tensors.emplace_back(name, tensor);
@@ -243,9 +243,12 @@ void load_optimizer(const torch::nn::Module& module, torch::optim::Optimizer& op
           saved.path().string(), key));
     }
     const size_t i = found->second;
-    state.parameters[i].emplace(
-        key.substr(dot + 1),
-        own_part(saved, key, segment_of ? segment_of(parameters[i]) : std::nullopt));
+    const std::string name = key.substr(dot + 1);
+    const auto segment = segment_of ? segment_of(parameters[i]) : std::nullopt;
+    const bool has_no_dimensions = segment && segment->sizes.empty();  // the shape tells nothing
+    const bool is_scalar =
+        saved.sizes(key).empty() && (!has_no_dimensions || is_scalar_state(optimizer, name));
+    state.parameters[i].emplace(name, own_part(saved, key, segment, is_scalar));
   }
   load_optimizer_state(optimizer, state);
 }

@@ -21,7 +21,7 @@ namespace trainer {
 safetensors::Tensors module_state(const torch::nn::Module& module);
 
 /// Which segment of a parameter this rank holds, in place of the parameter; nothing for one that is
-/// whole.
+/// whole. A null function: all are.
 using SegmentOf = std::function<std::optional<Segment>(const torch::Tensor& parameter)>;
 
 /// Tensors of which some are this rank's segments of larger ones.
@@ -31,12 +31,15 @@ struct StatePart {
 };
 
 /// module_state() of a module whose parameters are segments.
-StatePart module_part(const torch::nn::Module& module, const SegmentOf& segment_of);
+StatePart module_part(const torch::nn::Module& module, const SegmentOf& segment_of = {});
 
-/// Copies the values into the module, converted to its floating-point formats. Throws
-/// CheckpointError that lists every key that is missing, unexpected, or has another shape or kind
-/// of dtype, with the shapes; the module is then unchanged. Of parameters that are segments it
-/// reads theirs alone.
+/// Throws CheckpointError that lists every key that is missing, unexpected, or has another shape or
+/// kind of dtype, with the shapes. Reads no values.
+void check_module_state(const StatePart& own, const SavedTensors& saved);
+
+/// Copies the values into the module, converted to its floating-point formats. Throws as
+/// check_module_state(); the module is then unchanged. Of parameters that are segments it reads
+/// theirs alone.
 void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
                        const SegmentOf& segment_of = {});
 
@@ -46,14 +49,11 @@ void load_module_state(torch::nn::Module& module, const SavedTensors& saved,
 std::string init_module_state(torch::nn::Module& module, const SavedTensors& saved);
 
 /// The optimizer's tensors as `<parameter name>.<state name>`; parameters that are not the module's
-/// are called `optimizer.<index>`. Throws UsageError where the optimizer cannot be saved.
-safetensors::Tensors optimizer_tensors(const torch::nn::Module& module,
-                                       const torch::optim::Optimizer& optimizer);
-/// The same for parameters that are segments: what an optimizer keeps of one is the same segment of
-/// what it would keep of the whole, apart from scalars (a step count). Throws UsageError where it
-/// is not.
+/// are called `optimizer.<index>`. What it keeps of a parameter that is a segment is the same
+/// segment of what it would keep of the whole, apart from scalars (a step count). Throws UsageError
+/// where it is not, and where the optimizer cannot be saved.
 StatePart optimizer_part(const torch::nn::Module& module, const torch::optim::Optimizer& optimizer,
-                         const SegmentOf& segment_of);
+                         const SegmentOf& segment_of = {});
 nlohmann::json optimizer_groups(const torch::optim::Optimizer& optimizer);
 
 /// Of parameters that are segments it reads theirs alone. Throws CheckpointError when there is

@@ -57,7 +57,7 @@ void check_form(const fs::Path& path, const TensorForm& tensor) {
   }
 }
 
-void check_dense(const fs::Path& path, const std::string& name, const torch::Tensor& tensor) {
+void check_dense(const fs::Path& path, std::string_view name, const torch::Tensor& tensor) {
   if (!tensor.defined() || tensor.layout() != torch::kStrided || tensor.is_meta() ||
       tensor.is_nested()) {
     refuse_save(
@@ -122,6 +122,12 @@ std::vector<TensorForm> in_data_order(std::vector<TensorForm> tensors) {
   return tensors;
 }
 
+torch::Tensor dense_on_cpu(const fs::Path& path, std::string_view name,
+                           const torch::Tensor& tensor) {
+  check_dense(path, name, tensor);
+  return tensor.detach().resolve_conj().resolve_neg().cpu().contiguous();
+}
+
 void write_header(fs::OutputFile& file, const std::vector<TensorForm>& tensors,
                   const Metadata& metadata) {
   write_length_and_text(file, make_header(file.path(), tensors, metadata));
@@ -139,8 +145,7 @@ void save(const fs::Path& path, const Tensors& tensors, const Metadata& metadata
   fs::OutputFile file(path);
   write_length_and_text(file, header);
   for (const TensorForm& form : in_data_order(std::move(forms))) {
-    const torch::Tensor dense =
-        by_name.at(form.name)->detach().resolve_conj().resolve_neg().cpu().contiguous();
+    const torch::Tensor dense = dense_on_cpu(path, form.name, *by_name.at(form.name));
     file.write(dense.const_data_ptr(), dense.nbytes());
   }
   file.sync();

@@ -51,6 +51,11 @@ struct TensorForm {
 /// In the order in which save() lays out the data.
 std::vector<TensorForm> in_data_order(std::vector<TensorForm> tensors);
 
+/// What save() writes of a tensor. Throws UsageError, which names the file and the tensor, for one
+/// that is not dense.
+torch::Tensor dense_on_cpu(const fs::Path& path, std::string_view name,
+                           const torch::Tensor& tensor);
+
 /// Begins a file whose data the caller writes after it, tensor by tensor in the order of
 /// in_data_order(): for tensors that are not in memory whole. Throws as save() does.
 void write_header(fs::OutputFile& file, const std::vector<TensorForm>& tensors,

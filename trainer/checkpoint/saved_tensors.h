@@ -43,11 +43,12 @@ class SavedTensors {
   /// The whole tensor, to read only: not copied where it lies in one piece.
   torch::Tensor tensor(std::string_view name) const;
   /// Of all its elements, one after the other, `count` from `first` on; to read only. Nothing else
-  /// of the tensor is read.
+  /// of the tensor is read, apart from a file's part of one that is BOOL or not aligned.
   torch::Tensor range(std::string_view name, int64_t first, int64_t count) const;
 
   /// Writes one file with the whole tensors, which replaces `path` when it is complete. No more
-  /// than a few megabytes are in memory at a time. Throws IoError.
+  /// than a few megabytes are in memory at a time. Throws IoError, and UsageError where all names
+  /// together are too long for one file.
   void save_whole(const fs::Path& path) const;
 
  private:

@@ -80,6 +80,13 @@ class CommError : public Error {
   ExitCode exit_code() const noexcept override { return ExitCode::kTryAgain; }
 };
 
+/// Beside the kind of an error: every rank throws it at the same place, so that one who catches it
+/// may go on with the others.
+class OnEveryRank {
+ public:
+  virtual ~OnEveryRank() = default;
+};
+
 /// A defect of this library; please report it.
 class InternalError : public Error {
  public:

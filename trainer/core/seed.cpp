@@ -1,12 +1,12 @@
 #include <trainer/core/seed.h>
 
 #include <atomic>
-#include <mutex>
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <torch/utils.h>
 
 #include <trainer/core/error.h>
+#include <trainer/core/generator_state.h>
 
 namespace trainer {
 namespace {
@@ -32,19 +32,15 @@ uint64_t global_seed() { return seed_of_run; }
 uint64_t derive_seed(uint64_t seed, uint64_t a, uint64_t b) { return mix(mix(mix(seed) ^ a) ^ b); }
 
 std::string get_rng_state() {
-  auto generator = at::detail::getDefaultCPUGenerator();
-  const std::lock_guard<std::mutex> lock(generator.mutex());
-  const auto state = generator.get_state();
+  const auto state = GeneratorState(at::detail::getDefaultCPUGenerator()).bytes();
   return {static_cast<const char*>(state.const_data_ptr()), state.nbytes()};
 }
 
 void set_rng_state(const std::string& state) {
-  auto generator = at::detail::getDefaultCPUGenerator();
   const auto bytes = torch::empty({static_cast<int64_t>(state.size())}, torch::kUInt8);
   std::copy(state.begin(), state.end(), static_cast<char*>(bytes.mutable_data_ptr()));
   try {
-    const std::lock_guard<std::mutex> lock(generator.mutex());
-    generator.set_state(bytes);
+    GeneratorState(at::detail::getDefaultCPUGenerator(), bytes).restore();
   } catch (const c10::Error& error) {
     throw CheckpointError(std::string("random generator state: LibTorch does not accept it: ") +
                           error.what_without_backtrace());

@@ -126,6 +126,11 @@ OptimizerState optimizer_state(const Optimizer& optimizer) {
   return detail::save_state(optimizer, require_layout(optimizer));
 }
 
+bool is_scalar_state(const Optimizer& optimizer, const std::string& name) {
+  const auto* stateful = dynamic_cast<const StatefulOptimizer*>(&optimizer);
+  return stateful != nullptr ? stateful->is_scalar(name) : name == "step";
+}
+
 void load_optimizer_state(Optimizer& optimizer, const OptimizerState& state) {
   if (auto* stateful = dynamic_cast<StatefulOptimizer*>(&optimizer)) {
     stateful->load_optimizer_state(state);

@@ -30,6 +30,9 @@ class StatefulOptimizer {
   virtual OptimizerState optimizer_state() const = 0;
   /// Copies into the optimizer's own tensors. Throws CheckpointError when the state does not fit.
   virtual void load_optimizer_state(const OptimizerState& state) = 0;
+  /// Whether it keeps one number under this name, whatever the parameter's shape. A sharded run
+  /// asks for parameters without dimensions, whose other state is as small.
+  virtual bool is_scalar(const std::string& name) const { return name == "step"; }
 };
 
 /// Whether `optimizer` can be saved: a StatefulOptimizer, or one of LibTorch's Adam, AdamW, SGD,
@@ -39,6 +42,9 @@ bool has_optimizer_state(const torch::optim::Optimizer& optimizer);
 
 /// Throws UsageError, naming the class, where has_optimizer_state() is false.
 OptimizerState optimizer_state(const torch::optim::Optimizer& optimizer);
+
+/// What StatefulOptimizer::is_scalar() says; LibTorch's optimizers keep "step" as one number.
+bool is_scalar_state(const torch::optim::Optimizer& optimizer, const std::string& name);
 
 /// Restores options and tensors, the latter converted to the device and dtype the optimizer would
 /// give them. A parameter whose entry is empty starts afresh. Throws UsageError where

@@ -23,7 +23,7 @@ class WholeTensors {
 
   virtual ~WholeTensors() = default;
 
-  /// Of the whole to which `parameter` belongs.
+  /// Of the whole to which `parameter` belongs. Throws UsageError for one that is not the module's.
   virtual std::vector<int64_t> sizes(const torch::Tensor& parameter) const {
     return parameter.sizes().vec();
   }
@@ -31,7 +31,8 @@ class WholeTensors {
   virtual void sum(const torch::Tensor& /*values*/) const {}
   /// `tensors` have a number for each element of `parameters`, in one dtype. Calls `change` with
   /// each of them as a whole, in one of the processes, and `take` in all of them with what they
-  /// hold of the result. No process has more than one whole at a time. Collective: yes.
+  /// hold of the result. No process has more than one whole at a time. Throws UsageError as
+  /// sizes(). Collective: yes.
   virtual void change_each(const Tensors& /*parameters*/, const Tensors& tensors,
                            const Change& change, const Take& take) const {
     for (size_t i = 0; i < tensors.size(); ++i) {

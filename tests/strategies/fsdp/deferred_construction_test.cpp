@@ -132,14 +132,14 @@ class DeferredConstructionTest : public test::CommunicatorFixture {
 };
 
 TEST_F(DeferredConstructionTest, WeightsAreThoseOfAnOrdinaryConstructionBitForBit) {
-  for (const size_t smallest : {kAlmostAll, size_t{600}, DeferredConstruction::kSmallest}) {
+  for (const size_t min_bytes : {kAlmostAll, size_t{600}, DeferredConstruction::kMinBytes}) {
     for (const auto& kind : kinds()) {
       SCOPED_TRACE(kind.name);
       torch::manual_seed(1);
       const auto expected = kind.make();
       const auto next = torch::rand({3});
       torch::manual_seed(1);
-      DeferredConstruction deferred(smallest);
+      DeferredConstruction deferred(min_bytes);
       std::shared_ptr<nn::Module> module;
       {
         const auto scope = deferred.scope();
@@ -150,7 +150,7 @@ TEST_F(DeferredConstructionTest, WeightsAreThoseOfAnOrdinaryConstructionBitForBi
       for (const auto& parameter : module->parameters()) {
         is_deferred |= DeferredConstruction::is_deferred(parameter);
       }
-      EXPECT_TRUE(is_deferred || smallest > kAlmostAll);
+      EXPECT_TRUE(is_deferred || min_bytes > kAlmostAll);
       ShardedModule sharded(default_units(*module), comm(), nullptr, options());
       const ShardedModule::WholeParameters whole(sharded);
       const auto parameters = module->named_parameters();
@@ -215,6 +215,28 @@ TEST_F(DeferredConstructionTest, ReadingWhatHasNoValuesIsRefused) {
               std::string::npos)
         << error.what();
   }
+}
+
+TEST_F(DeferredConstructionTest, AWriteToSomeThatHaveValuesAndSomeThatHaveNone) {
+  torch::manual_seed(1);
+  const auto expected = torch::rand({100}) * 0.5;
+  torch::manual_seed(1);
+  const auto real = torch::ones({100});
+  DeferredConstruction deferred(kAlmostAll);
+  Tensor weight;
+  {
+    const auto scope = deferred.scope();
+    weight = torch::rand({100});
+    const auto text = test::thrown<UsageError>([&] { at::_foreach_mul_({weight, real}, 0.25); });
+    EXPECT_NE(text.find("aten::_foreach_mul_.Scalar writes to tensors that have no memory yet and "
+                        "to others together. Call it for one tensor at a time. "),
+              std::string::npos)
+        << text;
+    at::_foreach_mul_({weight}, 0.5);
+  }
+  EXPECT_EQ(real.sum().item<float>(), 100);
+  DeferredConstruction::materialize(weight);
+  EXPECT_TRUE(torch::equal(weight, expected));
 }
 
 TEST_F(DeferredConstructionTest, ATensorThatWasTakenAndWrittenToLaterIsRefused) {
