@@ -15,6 +15,7 @@
 #   fsdp            FSDP on 2 ranks, GPT 0.1 M        our own step on 1 rank            ratio <= 1.2
 #   sharded_memory  FSDP on 2 ranks, 100 MB, AdamW    DDP                               ratio <= 0.6
 #   allreduce       all_reduce between 2 ranks        MPI_Allreduce                     speed_26m >= 1.2
+#   soak            an hour of ranks that fail        the same run, left alone          share >= 0.85
 #
 # The lines before the last: log_cost says what a call costs (ns_per_log), vs_lightning has the ratio of start-up (at
 # most 0.2) and of resident memory (ours at most 180 MB), and loader how much of the time of a step the examples wait
@@ -25,6 +26,7 @@
 # fsdp has the same by Lightning's FSDP2 (at most 0.083), of GPT 10.9 M the throughput (at least 0.96) beside that of our DDP
 # and Lightning's FSDP2, and what meeting operators costs one rank (intercepted, at most 1.1). sharded_memory has peaks in
 # MB over what a rank holds before it builds the model (sharded at most 4 x 100 / 2 + 3 x 12.6 = 239), and PyTorch's.
+# soak is two hours: benchmarks/soak.py has options for less, and for ranks that are stopped (share at least 0.65).
 # ddp, fsdp, sharded_memory, loader and vs_lightning install Lightning into .deps/venv-lightning first (5 GB).
 
 set -euo pipefail
@@ -44,7 +46,7 @@ while (($# > 0)); do
   esac
 done
 case $name in
-  step_overhead | five_logs | log_cost | cold_start | loader | vs_lightning | ddp | fsdp | sharded_memory | allreduce) ;;
+  step_overhead | five_logs | log_cost | cold_start | loader | vs_lightning | ddp | fsdp | sharded_memory | allreduce | soak) ;;
   *) usage >&2 && exit 2 ;;
 esac
 
@@ -131,6 +133,7 @@ case $name in
     compare "$name" peak_mb "$peak $ranks $programs/sharded_memory fsdp" "$peak $ranks $programs/sharded_memory ddp"
     ;;
   allreduce) compare "$name" speed_26m,speed_16k_to_1m,added_us "$ranks $programs/allreduce" ;;
+  soak) python3 benchmarks/soak.py build/bin/trainer ;;
   vs_lightning)
     install_lightning
     compare "$name" us_per_step,start_s,rss_mb "$programs/step_overhead ours 3500" \
