@@ -246,7 +246,8 @@ TEST_F(CliTest, LossIsNan) {
       "the loss is NaN at epoch 0, batch 2, after 2 optimizer steps. The batch itself is finite.\n"
       "  What was saved before is untouched. Clip gradients (trainer.gradient_clip_val; a resumed "
       "run takes it), or begin anew with a lower learning rate, or set "
-      "trainer.check_finite_loss=false to go on regardless.");
+      "trainer.check_finite_loss=false to go on regardless.\n"
+      "  After 2 steps. No checkpoint was saved.");
 }
 
 TEST_F(CliTest, CheckpointHasOtherShapes) {

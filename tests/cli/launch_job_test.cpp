@@ -6,6 +6,8 @@
 
 #include <gmock/gmock.h>
 
+#include <trainer/core/host.h>
+
 #include <tests/faults/fault_fixture.h>
 
 namespace trainer::test {
@@ -123,7 +125,8 @@ TEST(Launch, AKilledJobGoesOnFromItsCheckpointAndEndsAsOneThatWasNot) {
                                 "  cause      a process was ended by SIGKILL (by hand, or for want "
                                 "of memory)\n"
                                 "  exit code  137\n"
-                                "  saved      step "),
+                                "  error      rank "),
+                      HasSubstr(": it has died: its connection has ended.\n  saved      step "),
                       HasSubstr("\n  next       attempt 2 on 2 ranks, from that checkpoint\n"),
                       HasSubstr("I resuming from runs/version_0/checkpoints/")));
     EXPECT_FALSE(std::filesystem::exists(killed.folder() / "runs/version_1"));
@@ -145,6 +148,9 @@ TEST(Launch, WithoutACheckpointItBeginsAgainUntilNoAttemptIsLeft) {
                              "  cause      a process was ended by SIGKILL (by hand, or for want of "
                              "memory)\n"
                              "  exit code  137\n"
+                             "  error      rank 1/2 (" +
+                             host_name() +
+                             "): it has died: its connection has ended.\n"
                              "  saved      nothing\n"
                              "  next       nothing: that was the last attempt. --max-restarts 2 "
                              "allows more\n")));
@@ -253,9 +259,11 @@ TEST_F(LaunchHostsTest, WhereAHostIsLostFewerRanksGoOn) {
   }
   const auto result = job.wait();
   EXPECT_EQ(result.exit_code, 0) << result.err;
-  EXPECT_THAT(result.err, AllOf(HasSubstr("2 processes on 2 nodes (Open MPI, mpirun)"),
-                                HasSubstr("  exit code  75\n  lost       n2\n  saved      step "),
-                                HasSubstr("attempt 2 on 1 rank, from that checkpoint\n")));
+  EXPECT_THAT(result.err,
+              AllOf(HasSubstr("2 processes on 2 nodes (Open MPI, mpirun)"),
+                    HasSubstr("  exit code  75\n  error      rank 1/2 (n2): it has died"),
+                    HasSubstr("\n  lost       n2\n  saved      step "),
+                    HasSubstr("attempt 2 on 1 rank, from that checkpoint\n")));
 }
 
 TEST_F(LaunchHostsTest, AHostThatDoesNotAnswerIsWaitedFor) {
