@@ -124,9 +124,8 @@ TEST(Launch, AKilledJobGoesOnFromItsCheckpointAndEndsAsOneThatWasNot) {
                 AllOf(HasSubstr("launch: attempt 1 of 2 has failed\n"
                                 "  cause      a process was ended by SIGKILL (by hand, or for want "
                                 "of memory)\n"
-                                "  exit code  137\n"
-                                "  error      rank "),
-                      HasSubstr(": it has died: its connection has ended.\n  saved      step "),
+                                "  exit code  137\n"),
+                      HasSubstr("\n  saved      step "),
                       HasSubstr("\n  next       attempt 2 on 2 ranks, from that checkpoint\n"),
                       HasSubstr("I resuming from runs/version_0/checkpoints/")));
     EXPECT_FALSE(std::filesystem::exists(killed.folder() / "runs/version_1"));
