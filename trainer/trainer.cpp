@@ -421,6 +421,7 @@ void Trainer::claim_run_directory_alone(const SavedRun* saved) {
       run_directory_ = existing;
       std::error_code ignored;  // of a failure that this stage follows
       std::filesystem::remove(run_dir() / kErrorFile, ignored);
+      std::filesystem::remove_all(run_dir() / "flight", ignored);
       return;
     }
     const std::string in_use =

@@ -70,7 +70,14 @@ HangReport report_hang(const std::vector<RankStatus>& ranks, double seconds) {
                         activity(first))};
   }
   if (missing.empty()) {
-    std::string text = nothing + ", and no rank is behind the others:";
+    const bool is_same = std::all_of(ranks.begin(), ranks.end(), [&](const auto& rank) {
+      return describe(rank.status.waits_in) == describe(awaited);
+    });
+    std::string text =
+        nothing + (awaited.number == 0 || is_same
+                       ? ", and no rank is behind the others:"
+                       : ", since the ranks have taken different ways through the code, to which "
+                         "TRAINER_CHECK_COLLECTIVES=1 leads:");
     for (size_t r = 0; r < std::min(ranks.size(), kMostNamed); ++r) {
       text += fmt::format("\n  rank {} ({}) {}, in step {}", r, ranks[r].host,
                           activity(ranks[r].status), ranks[r].status.step);

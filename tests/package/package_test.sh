@@ -36,6 +36,12 @@ if [ -e "$build/lib/libtrainer_cuda.so" ]; then
 fi
 ! grep -rqF "$build" prefix/lib*/cmake || fail "the package files name the build folder"
 
+echo "== what an installed header includes is installed"
+grep -rhoE '#include <(trainer|strategies|callbacks|loggers)/[^>]+>' prefix/include | sort -u | sed 's/#include <\(.*\)>/\1/' |
+  while read -r header; do
+    [ -e "prefix/include/$header" ] || fail "$header is not installed"
+  done
+
 echo "== build a project with find_package(trainer)"
 cp -r "$source/examples/standalone" project
 cmake -G Ninja -S project -B project/build -DCMAKE_PREFIX_PATH="$work/prefix"

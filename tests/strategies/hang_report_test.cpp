@@ -44,5 +44,13 @@ TEST(HangReport, TellsWhereAllAreIfNobodyIsBehind) {
   EXPECT_THAT(hang.text, HasSubstr("rank 1 (node) waits in all_reduce"));
 }
 
+TEST(HangReport, TellsOfRanksThatWaitInDifferentOperations) {
+  const auto hang =
+      report_hang({in_fit(57, all_reduce(57)), in_fit(57, {.number = 57, .name = "barrier"})}, 5);
+  EXPECT_THAT(hang.text, HasSubstr("different ways through the code"));
+  EXPECT_THAT(hang.text, HasSubstr("TRAINER_CHECK_COLLECTIVES=1"));
+  EXPECT_THAT(hang.text, HasSubstr("rank 1 (node) waits in barrier (collective 57)"));
+}
+
 }  // namespace
 }  // namespace trainer

@@ -144,7 +144,14 @@ class JobSupervisor {
         return end.exit_code;
       }
       const bool has_another = attempt <= options_.max_restarts;
-      if (!find_hosts(end, has_another) || !is_worth_another(end)) {
+      if (!find_hosts(end, has_another)) {
+        return end.exit_code;
+      }
+      if (!is_worth_another(end)) {
+        if (has_another && end.exit_code == static_cast<int>(ExitCode::kUserCode)) {
+          console::write_line(
+              "launch: an error that was raised is not tried again; --restart-on 1 would");
+        }
         return end.exit_code;
       }
       const auto run = file_.run();

@@ -47,7 +47,8 @@ JobEnd end_of_job(const ProcessEnd& mpirun, int stop_signal, bool has_hosts) {
     case kTimeLimit: return {kTimedOut, "mpirun's time limit (MPIEXEC_TIMEOUT) is over", true};
     case kTimedOut: return {kTimedOut, "a time limit is over", true};
     case code(ExitCode::kTryAgain):
-      return {ended, "the ranks lost each other, or a rank was stopped by SIGUSR1", true};
+      return {ended, "the ranks lost each other, one hung or stood still, or one got SIGUSR1",
+              true};
     case code(ExitCode::kInterrupted):
     case code(ExitCode::kTerminated): return {ended, "a rank was asked to stop"};
     case code(ExitCode::kOk): return {};
